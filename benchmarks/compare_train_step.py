@@ -1,0 +1,161 @@
+"""Training step of crnet against the same model in eager PyTorch and torch.compile, as one table.
+
+Every contender is a process of its own that is started, warmed up and kept; then they take turns on
+the same cores, a few steps each, for several rounds. A machine's speed moves within minutes, so the
+ratios are taken inside each round and the table gives their median.
+
+  python benchmarks/compare_train_step.py --ours build/benchmarks/crnet_bench_train_step
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--ours", help="command of crnet_bench_train_step; left out: peers only")
+    parser.add_argument("--archs", default="crnet,llama,cola")
+    parser.add_argument("--precisions", default="bf16,fp32")
+    parser.add_argument("--peers", default="eager,compile",
+                        help="of eager, compile, and these with -pure: bf16 weights and state")
+    parser.add_argument("--size", default="60m")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--steps-per-turn", type=int, default=2)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="3 rounds of 1 step")
+    parser.add_argument("--json", type=pathlib.Path, help="also write every measured time here")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.steps_per_turn, arguments.warmup = 3, 1, 2
+    return arguments
+
+
+class Contender:
+    """A training process that runs steps when told to."""
+
+    def __init__(self, name, command, environment):
+        self.name = name
+        self.turns = []  # seconds per step, one list a round
+        self.process = subprocess.Popen(command, env=environment, text=True, bufsize=1,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.read()
+
+    def read(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self.name} ended with status {self.process.wait()} and no answer: "
+                             f"{shlex.join(self.process.args)}")
+        return json.loads(line)
+
+    def run(self, steps):
+        print(steps, file=self.process.stdin, flush=True)
+        self.turns.append(self.read()["step_seconds"])
+
+    def finish(self):
+        self.process.stdin.close()
+        self.result = self.read()
+        self.process.wait()
+
+    def seconds(self, turn):
+        return statistics.median(self.turns[turn])
+
+
+def commands(arguments, arch, precision):
+    shape = ["--arch", arch, "--size", arguments.size, "--batch", str(arguments.batch),
+             "--length", str(arguments.length), "--threads", str(arguments.threads),
+             "--warmup", str(arguments.warmup), "--serve"]
+    if arguments.ours:
+        yield "crnet", shlex.split(arguments.ours) + shape + ["--precision", precision]
+    for peer in filter(None, arguments.peers.split(",")):
+        mode, _, pure = peer.partition("-")
+        if pure and precision != "bf16":
+            continue
+        peer_precision = "bf16-pure" if pure else precision
+        yield peer, [sys.executable, str(HERE / "peer.py"), "--mode", mode,
+                     "--precision", peer_precision] + shape
+
+
+def measure(arguments, arch, precision):
+    # torch.compile bakes the number of threads into its code and does not look for it in its cache.
+    cache = pathlib.Path.home() / ".cache" / "crnet" / f"inductor-{arguments.threads}-threads"
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "OMP_NUM_THREADS": str(arguments.threads),
+                   **os.environ}
+    contenders = [Contender(name, command, environment)
+                  for name, command in commands(arguments, arch, precision)]
+    for turn in range(arguments.rounds):
+        # Whoever follows a slow neighbour should not always be the same one.
+        shift = turn % len(contenders)
+        for contender in contenders[shift:] + contenders[:shift]:
+            contender.run(arguments.steps_per_turn)
+    for contender in contenders:
+        contender.finish()
+    return contenders
+
+
+def ratio(contender, other):
+    """Speed of `contender` over that of `other`: median and range over the rounds."""
+    if other is None or other is contender:
+        return "–"
+    ratios = [other.seconds(turn) / contender.seconds(turn) for turn in range(len(other.turns))]
+    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}–{max(ratios):.2f}]"
+
+
+def rows(arguments, arch, precision, contenders):
+    by_name = {contender.name: contender for contender in contenders}
+    tokens = arguments.batch * arguments.length
+    for contender in contenders:
+        rates = sorted(tokens / contender.seconds(turn) for turn in range(len(contender.turns)))
+        yield (f"| {arch} | {precision} | {contender.name} | {statistics.median(rates):,.0f} "
+               f"[{rates[0]:,.0f}–{rates[-1]:,.0f}] | {ratio(contender, by_name.get('eager'))} | "
+               f"{ratio(contender, by_name.get('compile'))} | "
+               f"{contender.result['peak_rss_mib']:,.0f} | {contender.result['loss_first']:.2f} → "
+               f"{contender.result['loss_last']:.2f} |")
+
+
+def hardware():
+    with open("/proc/cpuinfo") as cpuinfo:
+        names = [line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")]
+    with open("/proc/meminfo") as meminfo:
+        gib = int(meminfo.readline().split()[1]) / 2**20
+    return f"{names[0]}, {len(names)} cores, {gib:.0f} GiB, {platform.system()} {platform.machine()}"
+
+
+def main():
+    arguments = parse_arguments()
+    start = time.monotonic()
+    lines, raw = [], []
+    versions = {}
+    for arch in arguments.archs.split(","):
+        for precision in arguments.precisions.split(","):
+            contenders = measure(arguments, arch, precision)
+            lines += rows(arguments, arch, precision, contenders)
+            print("\n".join(lines[-len(contenders):]), file=sys.stderr, flush=True)
+            for contender in contenders:
+                versions.update(contender.result["versions"])
+                raw.append({"name": contender.name, "turns": contender.turns, **contender.result})
+    named = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
+    print(f"Training step: {arguments.size}, batch {arguments.batch} × {arguments.length}, "
+          f"{arguments.threads} threads, {arguments.rounds} rounds of {arguments.steps_per_turn} "
+          f"steps after {arguments.warmup} of warm-up, {time.monotonic() - start:.0f} s in all.  \n"
+          f"{hardware()}; {named}.\n\n"
+          "| model | precision | contender | tokens/s | × eager | × compile | peak RSS, MiB | loss |"
+          "\n|---|---|---|---|---|---|---|---|\n" + "\n".join(lines))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(raw, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+# Warnings, sanitizers and the compiler cache, as the interface target crnet_options.
+
+add_library(crnet_options INTERFACE)
+target_compile_options(crnet_options INTERFACE -Wall -Wextra -Wno-unused-parameter)
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  # A false alarm of g++ 12 at `"text" + std::string` (GCC bug 105651).
+  target_compile_options(crnet_options INTERFACE -Wno-restrict)
+endif()
+if(CRNET_WARNINGS_AS_ERRORS)
+  target_compile_options(crnet_options INTERFACE -Werror)
+endif()
+if(CRNET_SANITIZE)
+  set(_sanitize -fsanitize=${CRNET_SANITIZE} -fno-omit-frame-pointer -fno-sanitize=vptr)
+  target_compile_options(crnet_options INTERFACE ${_sanitize} -g1)
+  target_link_options(crnet_options INTERFACE ${_sanitize})
+endif()
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM AND PROJECT_IS_TOP_LEVEL AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  # Precompiled headers want the sloppiness; base directory and no-hash-dir let a second clone hit.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env
+      CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      CCACHE_BASEDIR=${CMAKE_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${CCACHE_PROGRAM})
+  add_compile_options(-fpch-preprocess)
+endif()

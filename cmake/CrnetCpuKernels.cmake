@@ -1,0 +1,23 @@
+# src/ops/cpu/kernels.cpp, once per instruction set; src/ops/cpu/dispatch.cpp picks at run time.
+
+function(crnet_cpu_kernels layer)
+  target_sources(crnet_${layer} PRIVATE ${CMAKE_SOURCE_DIR}/src/ops/cpu/dispatch.cpp)
+  set(variants baseline)
+  set(flags_baseline "")
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(APPEND variants avx2 avx512)
+    set(flags_avx2 -mavx2 -mfma)
+    set(flags_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mprefer-vector-width=512)
+  endif()
+  foreach(variant ${variants})
+    set(target crnet_cpu_${variant})
+    add_library(${target} OBJECT ${CMAKE_SOURCE_DIR}/src/ops/cpu/kernels.cpp)
+    target_include_directories(${target} PRIVATE ${CMAKE_SOURCE_DIR}/src)
+    target_compile_definitions(${target} PRIVATE CRNET_CPU_VARIANT=${variant})
+    # -fassociative-math lets sums become vector sums; NaN and infinity keep their meaning.
+    target_compile_options(${target} PRIVATE ${flags_${variant}} -O3 -fno-math-errno
+      -fno-trapping-math -fassociative-math -fno-signed-zeros)
+    target_link_libraries(${target} PRIVATE crnet_options)
+    set_property(TARGET crnet_${layer} APPEND PROPERTY CRNET_CLOSURE ${target})
+  endforeach()
+endfunction()

@@ -1,0 +1,50 @@
+# Finds LibTorch, the C++ distribution of PyTorch, without enabling CUDA as a language.
+#
+# TorchConfig.cmake of a CUDA build insists on a complete CUDA toolkit and on a list of GPU
+# architectures even where no device code is compiled. Only the headers and the shared libraries
+# matter here, so they are found directly. Looks in CMAKE_PREFIX_PATH (as printed by
+# `python3 -c 'import torch; print(torch.utils.cmake_prefix_path)'`, or the folder that a LibTorch
+# archive unpacks to).
+#
+# Result: target LibTorch::LibTorch; LibTorch_ROOT_DIR, LibTorch_VERSION, LibTorch_CUDA.
+
+find_path(LibTorch_INCLUDE_DIR torch/csrc/api/include/torch/torch.h
+          PATH_SUFFIXES include ../../include
+          DOC "Folder that holds LibTorch's headers")
+if(LibTorch_INCLUDE_DIR)
+  get_filename_component(LibTorch_ROOT_DIR "${LibTorch_INCLUDE_DIR}/.." ABSOLUTE)
+  foreach(header torch/headeronly/version.h torch/csrc/api/include/torch/version.h)
+    if(EXISTS "${LibTorch_INCLUDE_DIR}/${header}" AND NOT LibTorch_VERSION)
+      file(STRINGS "${LibTorch_INCLUDE_DIR}/${header}" _line REGEX "define TORCH_VERSION_M")
+      string(REGEX REPLACE ".*MAJOR ([0-9]+).*MINOR ([0-9]+).*" "\\1.\\2" LibTorch_VERSION "${_line}")
+    endif()
+  endforeach()
+endif()
+foreach(library torch torch_cpu c10 torch_cuda c10_cuda)
+  find_library(LibTorch_${library}_LIBRARY ${library}
+               PATHS "${LibTorch_ROOT_DIR}/lib" NO_DEFAULT_PATH)
+  mark_as_advanced(LibTorch_${library}_LIBRARY)
+endforeach()
+
+include(FindPackageHandleStandardArgs)
+find_package_handle_standard_args(LibTorch
+  REQUIRED_VARS LibTorch_torch_cpu_LIBRARY LibTorch_c10_LIBRARY LibTorch_INCLUDE_DIR
+  VERSION_VAR LibTorch_VERSION
+  REASON_FAILURE_MESSAGE "name its folder in CMAKE_PREFIX_PATH, as torch.utils.cmake_prefix_path has it")
+
+if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
+  set(LibTorch_CUDA FALSE)
+  set(_libraries "${LibTorch_torch_cpu_LIBRARY}" "${LibTorch_c10_LIBRARY}")
+  if(LibTorch_torch_cuda_LIBRARY)
+    set(LibTorch_CUDA TRUE)
+    # Nothing refers to libtorch_cuda.so by symbol: it registers itself when it is loaded.
+    list(PREPEND _libraries
+         "-Wl,--push-state,--no-as-needed" "${LibTorch_torch_cuda_LIBRARY}" "-Wl,--pop-state")
+  endif()
+  add_library(LibTorch::LibTorch INTERFACE IMPORTED)
+  set_target_properties(LibTorch::LibTorch PROPERTIES
+    INTERFACE_INCLUDE_DIRECTORIES
+      "${LibTorch_INCLUDE_DIR};${LibTorch_INCLUDE_DIR}/torch/csrc/api/include"
+    INTERFACE_LINK_LIBRARIES "${_libraries}")
+endif()
+mark_as_advanced(LibTorch_INCLUDE_DIR)

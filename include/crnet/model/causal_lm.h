@@ -1,0 +1,77 @@
+// The language model: embedding → blocks → cross-layer state → logits.
+//
+// Shapes: B batch, T sequence, C hidden, V vocabulary.
+#pragma once
+
+#include <torch/nn/module.h>
+#include <torch/nn/modules/container/modulelist.h>
+#include <torch/nn/pimpl.h>
+
+#include <vector>
+
+#include "crnet/model/block.h"
+#include "crnet/model/config.h"
+
+namespace crnet {
+
+/// One entry per block.
+using KeyValueCaches = std::vector<KeyValueCache>;
+
+/// Embedding, blocks and final norm; names embed_tokens.weight, layers.{i}.…, norm.weight.
+class DecoderImpl : public torch::nn::Module {
+ public:
+  DecoderImpl(const ModelConfig& config, torch::Device device);
+
+  /// tokens int64 [B, T] → normed hidden states [B, T, C] of `dtype`. `caches`, where given, has one
+  /// entry per block and holds the tokens before these.
+  torch::Tensor forward(const torch::Tensor& tokens, torch::ScalarType dtype,
+                        KeyValueCaches* caches = nullptr);
+
+  torch::Tensor embed_tokens;  ///< [V, C]
+
+ private:
+  RopeTable rotary_;
+  std::vector<Block> layers_;
+  RMSNorm norm_{nullptr};
+};
+TORCH_MODULE(Decoder);
+
+/// A LLaMA-style causal language model in one of three architectures. Parameters are fp32 (the
+/// master weights) and named as Hugging Face names LLaMA's: model.layers.0.self_attn.q_proj.weight,
+/// or ….A, ….B and ….beta. Activations are of the compute dtype.
+///
+/// The parameters are not set by construction: call initialize() (model/init.h) or load them.
+class CausalLMImpl : public torch::nn::Module {
+ public:
+  /// Throws UsageError where `config` does not validate. Device kMeta: shapes without memory.
+  explicit CausalLMImpl(ModelConfig config, torch::Device device = torch::kCPU);
+
+  /// tokens int64 [B, T] → logits [B, T, V] of the compute dtype.
+  torch::Tensor forward(const torch::Tensor& tokens, KeyValueCaches* caches = nullptr);
+
+  /// Mean cross entropy in nats, fp32 scalar. tokens and targets int64 [B, T]; targets of
+  /// kIgnoredTarget do not count. All logits are never in memory at once.
+  torch::Tensor loss(const torch::Tensor& tokens, const torch::Tensor& targets);
+
+  /// Activations and products in this dtype from now on: kFloat32 (the default), kBFloat16, or
+  /// kFloat64 after `to(kFloat64)`.
+  void set_compute_dtype(torch::ScalarType dtype) { compute_dtype_ = dtype; }
+  [[nodiscard]] torch::ScalarType compute_dtype() const { return compute_dtype_; }
+  [[nodiscard]] const ModelConfig& config() const { return config_; }
+
+  /// The head's matrix [V, C]: its own, or the embedding where they are tied.
+  [[nodiscard]] const torch::Tensor& head_weight() const;
+
+ private:
+  ModelConfig config_;
+  torch::ScalarType compute_dtype_ = torch::kFloat32;
+  Decoder model_{nullptr};
+  std::shared_ptr<torch::nn::Module> lm_head_;
+  torch::Tensor lm_head_weight_;
+};
+TORCH_MODULE(CausalLM);
+
+/// As initialize(Module&, …) with the model's own config.
+void initialize(CausalLMImpl& model, uint64_t seed);
+
+}  // namespace crnet

@@ -1,0 +1,37 @@
+// What a model costs, from its shape alone: parameters and FLOPs.
+#pragma once
+
+#include <cstdint>
+
+#include "crnet/model/config.h"
+
+namespace crnet {
+
+/// Parameters by part; the formulas of docs/method.md.
+struct ParameterCounts {
+  int64_t embedding = 0;    ///< V·C
+  int64_t head = 0;         ///< V·C, or 0 where tied
+  int64_t first_block = 0;  ///< projections of block 1
+  int64_t later_blocks = 0;  ///< projections of blocks 2 … L, β included where it is learnable
+  int64_t norms = 0;        ///< (2L + 1)·C
+  [[nodiscard]] int64_t total() const {
+    return embedding + head + first_block + later_blocks + norms;
+  }
+};
+ParameterCounts count_parameters(const ModelConfig& config);
+
+/// FLOPs of matrix products per token, at 2 per multiply-add; element-wise work is not counted.
+struct FlopCounts {
+  double projections = 0;  ///< forward, all blocks
+  double attention = 0;    ///< forward; a query sees (T + 1)/2 keys on average
+  double head = 0;         ///< forward
+  [[nodiscard]] double forward() const { return projections + attention + head; }
+  /// Forward and backward: every product has two of its size in the backward pass.
+  [[nodiscard]] double training() const { return 3 * forward(); }
+};
+FlopCounts count_flops(const ModelConfig& config, int64_t sequence_length);
+
+/// The same shape at full rank: what a low-rank model is compared with.
+ModelConfig dense_equivalent(const ModelConfig& config);
+
+}  // namespace crnet

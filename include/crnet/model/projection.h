@@ -1,0 +1,49 @@
+// The other two kinds of projection, with CRNetLayer's call: forward(x, y_prev).
+#pragma once
+
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/container/any.h>
+#include <torch/nn/pimpl.h>
+#include <torch/types.h>
+
+#include "crnet/model/config.h"
+
+namespace crnet {
+
+/// Y = X Wᵀ. weight [out, in], fp32; no bias. y_prev is not looked at.
+class FullRankLayerImpl : public torch::nn::Cloneable<FullRankLayerImpl> {
+ public:
+  FullRankLayerImpl(int64_t in, int64_t out, torch::Device device = torch::kCPU);
+  torch::Tensor forward(const torch::Tensor& x, const torch::Tensor& y_prev = {});
+  void reset() override;
+
+  int64_t in, out;
+  torch::Device device;
+  torch::Tensor weight;
+
+ protected:
+  FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(torch::Tensor())})
+};
+TORCH_MODULE(FullRankLayer);
+
+/// Y = SiLU(X A) B (CoLA, arXiv 2502.10940). A [in, r], B [r, out], fp32. y_prev is not looked at.
+class CoLALayerImpl : public torch::nn::Cloneable<CoLALayerImpl> {
+ public:
+  CoLALayerImpl(int64_t in, int64_t out, int64_t r, torch::Device device = torch::kCPU);
+  torch::Tensor forward(const torch::Tensor& x, const torch::Tensor& y_prev = {});
+  void reset() override;
+
+  int64_t in, out, r;
+  torch::Device device;
+  torch::Tensor A, B;
+
+ protected:
+  FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(torch::Tensor())})
+};
+TORCH_MODULE(CoLALayer);
+
+/// The projection that `config` wants at this place, as a module whose forward takes (x, y_prev).
+torch::nn::AnyModule make_projection(const ModelConfig& config, int64_t layer, Projection projection,
+                                     torch::Device device);
+
+}  // namespace crnet

@@ -1,0 +1,35 @@
+// The operator of CR-Net: the previous block's output of the same projection, scaled, plus a
+// low-rank product. Shapes: N tokens (any leading dimensions), R low rank.
+#pragma once
+
+#include <torch/types.h>
+
+namespace crnet {
+
+/// c(β) = sign(β) · (|β| + ε) with sign(0) = +1 (arXiv 2509.18993): never zero, so that the residual
+/// can be inverted. β: fp32 scalar tensor []; the result has its dtype. dc/dβ = 1 everywhere.
+torch::Tensor signed_scale(const torch::Tensor& beta, double epsilon);
+
+/// Y = c(β) · Y_prev + (X A) B, as one differentiable operator.
+///
+/// x [..., in] and y_prev [..., out] share a floating dtype, which is also that of the result
+/// [..., out] and of the products; A [in, R], B [R, out] and beta [] may be of a wider one (fp32
+/// masters under bf16 compute) and get gradients of their own dtype. For the backward pass it keeps
+/// x, x A, y_prev and the factors in the compute dtype, and nothing else.
+///
+/// Gradients: dβ = Σ dY ⊙ Y_prev (summed in at least fp32), dY_prev = c dY, dB = (XA)ᵀ dY,
+/// dA = Xᵀ (dY Bᵀ), dX = (dY Bᵀ) Aᵀ.
+///
+/// Throws crnet::Error on shapes that do not fit, naming them.
+torch::Tensor low_rank_residual(const torch::Tensor& x, const torch::Tensor& A,
+                                const torch::Tensor& B, const torch::Tensor& y_prev,
+                                const torch::Tensor& beta, double epsilon);
+
+namespace plain {
+/// The same from LibTorch's own differentiable operators: reference and fallback.
+torch::Tensor low_rank_residual(const torch::Tensor& x, const torch::Tensor& A,
+                                const torch::Tensor& B, const torch::Tensor& y_prev,
+                                const torch::Tensor& beta, double epsilon);
+}  // namespace plain
+
+}  // namespace crnet

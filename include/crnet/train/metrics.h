@@ -1,0 +1,58 @@
+// metrics.jsonl: one JSON object per line, what a run measured, to read with anything.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <fstream>
+#include <optional>
+
+#include "crnet/train/loss_plot.h"
+
+namespace crnet {
+
+/// One update.
+struct StepMetrics {
+  int64_t step = 0;          ///< updates tried so far, this one included
+  double loss = 0;           ///< mean over the global batch, nats per token
+  double smoothed_loss = 0;  ///< exponential mean over about 20 steps
+  double lr = 0;
+  double grad_norm = 0;  ///< before clipping
+  bool skipped = false;  ///< loss or gradient was not finite, so the weights stayed
+  int64_t tokens_seen = 0;
+  double seconds = 0;           ///< this step alone
+  double tokens_per_second = 0;
+  double peak_share = 0;  ///< model FLOP/s over the machine's measured rate of matrix products
+  int64_t memory_bytes = 0;  ///< greatest so far
+};
+
+/// One validation, after `step` updates.
+struct EvalMetrics {
+  int64_t step = 0;
+  double loss = 0;  ///< nats per token
+  double perplexity = 0;
+  int64_t tokens = 0;
+};
+
+/// Appends to a metrics file and keeps the curve for the picture.
+class MetricsFile {
+ public:
+  /// Goes on with an existing file up to and including `last_step`; what a killed run wrote beyond
+  /// its checkpoint is dropped, since those steps are done again. Throws Error where the file cannot
+  /// be read or written.
+  MetricsFile(std::filesystem::path path, int64_t last_step);
+
+  void write(const StepMetrics& metrics);
+  void write(const EvalMetrics& metrics);
+
+  [[nodiscard]] const LossCurve& curve() const { return curve_; }
+
+ private:
+  void append(const std::string& line);
+  void add_to_curve(int64_t step, double loss, double smoothed);
+
+  std::filesystem::path path_;
+  std::ofstream file_;
+  LossCurve curve_;
+};
+
+}  // namespace crnet

@@ -1,0 +1,60 @@
+// AdamW on fp32 master weights, by LibTorch's fused kernel.
+#pragma once
+
+#include <torch/ordered_dict.h>
+#include <torch/types.h>
+
+#include <string>
+#include <vector>
+
+#include "crnet/interop/safetensors.h"
+#include "crnet/train/run_config.h"
+
+namespace crnet {
+
+/// AdamW with decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101). Matrices decay;
+/// norms, β and the embedding (also where it serves as the head) do not. State: two fp32 moments per
+/// parameter and the number of updates.
+class AdamW {
+ public:
+  AdamW(const torch::OrderedDict<std::string, torch::Tensor>& parameters,
+        const OptimizerConfig& config);
+
+  /// The global norm of the gradients, which are taken to be sums over `num_accumulated` backward
+  /// passes and meant to be their mean. The next step() divides them by that number and scales them
+  /// to `max_norm` where they exceed it (0: never); the gradients themselves stay as they are until
+  /// then. Not finite where any gradient is not.
+  double clip_grad_norm(double max_norm, int64_t num_accumulated = 1);
+
+  /// One update with this learning rate. Parameters without a gradient stay.
+  void step(double lr);
+
+  /// Lets go of the gradients.
+  void zero_grad();
+
+  /// Everything that an exact continuation needs: "exp_avg.<name>", "exp_avg_sq.<name>", fp32 of the
+  /// parameter's shape, and "updates", int64 []. The tensors are the optimizer's own: filling them
+  /// and calling state_loaded() restores it.
+  [[nodiscard]] NamedTensors state() const;
+  void state_loaded();
+
+ private:
+  struct Group {
+    double weight_decay;
+    std::vector<size_t> members;
+  };
+  void step_group(const Group& group, double lr);
+
+  OptimizerConfig config_;
+  std::vector<std::string> names_;
+  std::vector<torch::Tensor> parameters_, exp_avgs_, exp_avg_sqs_;
+  std::vector<torch::Tensor> steps_;  // fp32 [] each, as the fused kernel wants it
+  std::vector<Group> groups_;
+  torch::Tensor updates_;      // int64 [] on the CPU
+  double gradient_scale_ = 1;  // gradients are divided by it in step()
+};
+
+/// Whether weight decay applies to a parameter, by its name in the files.
+bool has_weight_decay(const std::string& name);
+
+}  // namespace crnet

@@ -1,0 +1,26 @@
+// A model out of a checkpoint, for evaluation and generation.
+#pragma once
+
+#include <filesystem>
+
+#include "crnet/interop/safetensors.h"
+#include "crnet/model/causal_lm.h"
+#include "crnet/train/checkpoint.h"
+#include "crnet/train/device.h"
+
+namespace crnet {
+
+/// Parameters and, where β is fixed, its values: what the files hold of a model. The tensors are the
+/// model's own.
+NamedTensors model_tensors(const CausalLMImpl& model);
+
+struct SavedModel {
+  CausalLM model;
+  Checkpoint checkpoint;
+};
+
+/// Loads and verifies a checkpoint: its folder, or a run's folder, whose newest sound checkpoint is
+/// taken. The model is on `runtime`'s device in its precision. Throws Error naming what is wrong.
+SavedModel load_model(const std::filesystem::path& path, const Runtime& runtime);
+
+}  // namespace crnet

@@ -1,0 +1,19 @@
+// Ctrl-C and a cluster's SIGTERM, turned into a question that the training loop asks.
+#pragma once
+
+namespace crnet {
+
+/// While one lives, SIGINT and SIGTERM are noted instead of ending the process; a second one of
+/// either ends it at once. At most one lives at a time; the former handlers come back at its end.
+class StopSignal {
+ public:
+  StopSignal();
+  ~StopSignal();
+  StopSignal(const StopSignal&) = delete;
+  StopSignal& operator=(const StopSignal&) = delete;
+
+  /// The signal that came, or 0.
+  [[nodiscard]] static int received();
+};
+
+}  // namespace crnet

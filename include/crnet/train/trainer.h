@@ -1,0 +1,47 @@
+// A training run, from its configuration to its last checkpoint.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "crnet/config/load.h"
+#include "crnet/train/run_config.h"
+
+namespace crnet {
+
+struct TrainOptions {
+  /// "": start anew; the run's folder must not hold a run. "auto": go on from the newest sound
+  /// checkpoint of the run's folder, or start anew where it has none. Else a checkpoint's folder.
+  std::string resume;
+};
+
+struct TrainSummary {
+  int64_t steps = 0;          ///< updates done in all, earlier parts of the run included
+  int64_t skipped_steps = 0;  ///< updates left out for a loss or gradient that was not finite
+  bool stopped = false;       ///< by SIGINT or SIGTERM, before the last step
+  double final_loss = 0;      ///< training loss of the last step, nats per token
+  std::optional<double> validation_loss;  ///< of the last validation
+  std::filesystem::path run_dir, checkpoint;
+};
+
+/// Trains, and writes into train.run_dir:
+///
+///   config.yaml     the resolved configuration, with the source of every value
+///   run.json        version, device, precision, counts, start
+///   metrics.jsonl   see metrics.h
+///   loss.svg        the curve so far
+///   train.log       what was said on the terminal
+///   checkpoints/    see checkpoint.h
+///
+/// A run that is stopped and resumed is bit by bit the run that never stopped, on one machine with
+/// one thread count. SIGINT and SIGTERM end it after the step at hand with a checkpoint. A loss or
+/// gradient that is not finite leaves the weights alone; train.max_bad_steps of them in a row end
+/// the run with an Error, and no checkpoint is written.
+///
+/// Throws UsageError, before anything is created, for a configuration that does not fit the data or
+/// the machine, and Error for what fails later.
+TrainSummary train(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options = {});
+
+}  // namespace crnet

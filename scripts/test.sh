@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Sets up whatever is missing, builds everything and runs every test; ends with ctest's summary,
+# and fails if a test does.
+#
+# Usage: scripts/test.sh [--preset release|dev|asan] [CTEST ARGUMENT…]
+#   --preset P      which of CMakePresets.json (default: release, shared with quickstart.sh)
+#   CTEST ARGUMENT  for example -R model. (only tests of that name), -j 2
+#
+# Where CI is set in the environment, warnings are errors.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=env.sh
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+preset=release
+case ${1:-} in
+  --help | -h) print_usage "$0" && exit ;;
+  --preset) preset=${2:?--preset expects a name} && shift 2 ;;
+esac
+options=()
+if [[ -n ${CI:-} ]]; then options+=(-DCRNET_WARNINGS_AS_ERRORS=ON); fi
+
+"$CRNET_ROOT/scripts/setup.sh"
+if [[ -x $CRNET_VENV/bin/python ]]; then
+  export CRNET_PYTHON=${CRNET_PYTHON:-$CRNET_VENV/bin/python}
+fi
+configure_tree "$preset" "${options[@]}"
+build_tree "$preset"
+say "Testing build/$preset"
+cd "$CRNET_ROOT"
+ctest --preset "$preset" "$@"

@@ -1,0 +1,43 @@
+#include "cli/commands.h"
+
+#include "crnet/core/error.h"
+
+namespace crnet {
+
+cxxopts::ParseResult parse_arguments(cxxopts::Options& options, int argc, char** argv) {
+  const std::string command = argv[0];
+  try {
+    auto parsed = options.parse(argc, argv);
+    if (!parsed.unmatched().empty()) {
+      throw UsageError("[" + command + "] expected no further argument, got " +
+                       parsed.unmatched().front() + "; see crnet " + command + " --help");
+    }
+    return parsed;
+  } catch (const cxxopts::exceptions::exception& error) {
+    throw UsageError("[" + command + "] " + error.what() + "; see crnet " + command + " --help");
+  }
+}
+
+void add_runtime_options(cxxopts::Options& options) {
+  options.add_options()("device", "auto, cpu or cuda",
+                        cxxopts::value<std::string>()->default_value("auto"))(
+      "precision", "auto, bf16 or fp32", cxxopts::value<std::string>()->default_value("auto"))(
+      "threads", "CPU threads; 0: all cores", cxxopts::value<int64_t>()->default_value("0"));
+}
+
+std::vector<std::string> overrides_in(const cxxopts::ParseResult& parsed) {
+  std::vector<std::string> overrides;
+  for (const auto& argument : parsed.arguments()) {
+    if (argument.key() == "set") overrides.push_back(argument.value());
+  }
+  return overrides;
+}
+
+std::string required(const cxxopts::ParseResult& parsed, const std::string& name,
+                     const std::string& command) {
+  if (parsed.count(name) != 0) return parsed[name].as<std::string>();
+  throw UsageError("[" + command + "] expected " + name + ", got none; see crnet " + command +
+                   " --help");
+}
+
+}  // namespace crnet

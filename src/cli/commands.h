@@ -1,0 +1,32 @@
+// The subcommands of crnet. Each parses its arguments, calls the library, and returns the exit code;
+// argv[0] is the subcommand's name.
+#pragma once
+
+#include <cxxopts.hpp>
+#include <string>
+#include <vector>
+
+namespace crnet {
+
+int run_prepare(int argc, char** argv);
+int run_train(int argc, char** argv);
+int run_eval(int argc, char** argv);
+int run_generate(int argc, char** argv);
+int run_plan(int argc, char** argv);
+int run_config(int argc, char** argv);
+
+/// Parses, and turns what cxxopts throws into a UsageError that names the subcommand. Arguments that
+/// nothing takes are one too.
+cxxopts::ParseResult parse_arguments(cxxopts::Options& options, int argc, char** argv);
+
+/// Adds --device, --precision and --threads, which eval and generate share.
+void add_runtime_options(cxxopts::Options& options);
+
+/// Every --set in order. Not a cxxopts list: that would split model.r=[64,128] at its comma.
+std::vector<std::string> overrides_in(const cxxopts::ParseResult& parsed);
+
+/// The value of a positional argument that has to be there.
+std::string required(const cxxopts::ParseResult& parsed, const std::string& name,
+                     const std::string& command);
+
+}  // namespace crnet

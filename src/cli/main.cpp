@@ -1,0 +1,80 @@
+// crnet: dispatches to the subcommands and turns errors into one line and an exit code.
+#include <array>
+#include <cstdio>
+#include <exception>
+#include <string>
+
+#include "cli/commands.h"
+#include "crnet/core/error.h"
+#include "crnet/core/format.h"
+#include "crnet/core/version.h"
+#include "crnet/train/device.h"
+
+namespace {
+
+struct Command {
+  const char* name;
+  int (*run)(int argc, char** argv);
+  const char* summary;
+};
+
+constexpr std::array<Command, 6> kCommands = {{
+    {"prepare", crnet::run_prepare, "text to token shards, with a tokenizer given or trained"},
+    {"train", crnet::run_train, "train a model as a configuration file says"},
+    {"eval", crnet::run_eval, "perplexity of a checkpoint on prepared data"},
+    {"generate", crnet::run_generate, "continue a prompt with a checkpoint"},
+    {"plan", crnet::run_plan, "parameters, FLOPs and memory of a configuration"},
+    {"config", crnet::run_config, "the resolved configuration, or the schema of all keys"},
+}};
+
+void print_usage(FILE* stream) {
+  std::fputs("crnet pre-trains cross-layer low-rank (CR-Net) language models.\n\n"
+             "Usage: crnet COMMAND ...\n\n", stream);
+  for (const auto& command : kCommands) {
+    std::fprintf(stream, "  %-10s %s\n", command.name, command.summary);
+  }
+  std::fputs("\ncrnet COMMAND --help tells more; crnet --version prints the version.\n", stream);
+}
+
+int dispatch(int argc, char** argv) {
+  const std::string name = argc > 1 ? argv[1] : "";
+  if (name == "--version") {
+    std::printf("crnet %s\n", crnet::kVersion);
+    return 0;
+  }
+  if (name == "--help" || name == "-h" || name == "help") {
+    print_usage(stdout);
+    return 0;
+  }
+  if (name.empty()) {
+    print_usage(stderr);
+    return 2;
+  }
+  std::vector<std::string> names;
+  for (const auto& command : kCommands) {
+    if (name == command.name) return command.run(argc - 1, argv + 1);
+    names.emplace_back(command.name);
+  }
+  const std::string nearest = crnet::nearest_match(name, names);
+  throw crnet::UsageError("[crnet] unknown command " + name +
+                          (nearest.empty() ? "" : "; did you mean " + nearest + "?") +
+                          " See crnet --help");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  crnet::keep_freed_memory();
+  try {
+    return dispatch(argc, argv);
+  } catch (const crnet::UsageError& error) {
+    std::fprintf(stderr, "crnet: %s\n", error.what());
+    return 2;
+  } catch (const crnet::Error& error) {
+    std::fprintf(stderr, "crnet: %s\n", error.what());
+    return 1;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "crnet: unexpected failure: %s\n", error.what());
+    return 70;
+  }
+}

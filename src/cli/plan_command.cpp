@@ -1,0 +1,112 @@
+// crnet plan: what a configuration costs, before it is run.
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "crnet/core/error.h"
+#include "crnet/core/format.h"
+#include "crnet/model/costs.h"
+#include "crnet/model/memory.h"
+#include "crnet/train/run_config.h"
+
+namespace crnet {
+namespace {
+
+cxxopts::Options plan_options() {
+  cxxopts::Options options("crnet plan", "Parameters, FLOPs and memory of a configuration.");
+  options.add_options()("config", "recipe or model file, YAML or JSON",
+                        cxxopts::value<std::string>())(
+      "set", "override: key=value (may be repeated)", cxxopts::value<std::string>())(
+      "hours", "also print the speed that finishes the run in this time",
+      cxxopts::value<double>())("h,help", "this text");
+  options.parse_positional({"config"});
+  options.custom_help("CONFIG [--set key=value ...] [--hours H]").positional_help("");
+  return options;
+}
+
+void row(const char* name, const std::string& value, const std::string& note = "") {
+  std::printf("  %-28s %12s  %s\n", name, value.c_str(), note.c_str());
+}
+
+void print_parameters(const ModelConfig& model) {
+  const ParameterCounts counts = count_parameters(model);
+  const auto count = [](int64_t n) { return format_count(static_cast<double>(n)); };
+  std::printf("Parameters\n");
+  row("embedding", count(counts.embedding));
+  row("head", count(counts.head), model.tie_embeddings ? "tied to the embedding" : "");
+  row("first block", count(counts.first_block));
+  row("later blocks", count(counts.later_blocks));
+  row("norms", count(counts.norms));
+  const int64_t dense = count_parameters(dense_equivalent(model)).total();
+  row("total", count(counts.total()),
+      format("%ld, %.2fx of full rank", static_cast<long>(counts.total()),
+             static_cast<double>(counts.total()) / static_cast<double>(dense)));
+}
+
+void print_flops(const RunConfig& config) {
+  const int64_t T = config.data.sequence_length;
+  const FlopCounts flops = count_flops(config.model, T);
+  const FlopCounts dense = count_flops(dense_equivalent(config.model), T);
+  std::printf("FLOPs per token at sequence length %ld (matrix products, 2 per multiply-add)\n",
+              static_cast<long>(T));
+  row("projections, forward", format_count(flops.projections),
+      format("%.2fx of full rank", flops.projections / dense.projections));
+  row("attention, forward", format_count(flops.attention));
+  row("head, forward", format_count(flops.head));
+  row("training step", format_count(flops.training()),
+      format("%.2fx of full rank", flops.training() / dense.training()));
+}
+
+void print_memory(const RunConfig& config) {
+  StepShape shape{config.train.micro_batch, config.data.sequence_length,
+                  config.train.precision != PrecisionChoice::kFp32};
+  const MemoryCounts memory = count_memory(config.model, shape);
+  const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
+  std::printf("Memory for micro-batches of %ld x %ld tokens in %s\n",
+              static_cast<long>(shape.batch), static_cast<long>(shape.sequence_length),
+              shape.bf16 ? "bf16" : "fp32");
+  row("weights", bytes(memory.weights), "fp32");
+  row("gradients", bytes(memory.gradients), "fp32");
+  row("optimizer", bytes(memory.optimizer), "two fp32 moments");
+  row("bf16 copies of weights", bytes(memory.weight_copies));
+  row("activations", bytes(memory.activations), "kept for the backward pass");
+  row("head's gradient", bytes(memory.head_gradient), "made in the forward pass");
+  row("logits of one chunk", bytes(memory.logits_chunk), "for a moment");
+  row("at the end of the forward", bytes(memory.total(config.accumulation_steps() > 1)));
+}
+
+void print_run(const RunConfig& config, const cxxopts::ParseResult& parsed) {
+  const auto step_tokens =
+      static_cast<double>(config.accumulation_steps() * config.micro_batch_tokens());
+  const double tokens = step_tokens * static_cast<double>(config.train.steps);
+  const double flops = tokens * count_flops(config.model, config.data.sequence_length).training();
+  std::printf("The run\n");
+  row("tokens per step", format_count(step_tokens));
+  row("tokens in all", format_count(tokens),
+      format("%ld steps", static_cast<long>(config.train.steps)));
+  row("FLOPs in all", format("%.3g", flops));
+  if (parsed.count("hours") == 0) return;
+  const double hours = parsed["hours"].as<double>();
+  if (!(hours > 0)) throw UsageError(format("[plan] expected --hours above 0, got %g", hours));
+  const double rate = tokens / (hours * 3600);
+  row(format("in %g hours", hours).c_str(), format_count(rate) + " tok/s",
+      format("%s FLOP/s sustained", format_count(flops / (hours * 3600)).c_str()));
+}
+
+}  // namespace
+
+int run_plan(int argc, char** argv) {
+  auto options = plan_options();
+  const auto parsed = parse_arguments(options, argc, argv);
+  if (parsed.count("help") != 0) {
+    std::printf("%s", options.help().c_str());
+    return 0;
+  }
+  const auto loaded = load_run_config(required(parsed, "config", "plan"), overrides_in(parsed));
+  print_parameters(loaded.config.model);
+  print_flops(loaded.config);
+  print_memory(loaded.config);
+  print_run(loaded.config, parsed);
+  return 0;
+}
+
+}  // namespace crnet

@@ -1,0 +1,74 @@
+#include "data/output_folder.h"
+
+#include <sys/file.h>
+
+#include <regex>
+#include <utility>
+
+#include "crnet/core/error.h"
+#include "crnet/core/file.h"
+#include "crnet/data/data_index.h"
+
+namespace crnet {
+namespace fs = std::filesystem;
+
+namespace {
+
+File make_and_lock(const fs::path& path) {
+  std::error_code failure;
+  fs::create_directories(path, failure);
+  if (failure) {
+    throw Error("[prepare] expected to make the folder " + path.string() +
+                ", got: " + failure.message());
+  }
+  auto folder = File::open(path);
+  // The kernel lets go of it when the process ends, however it ends.
+  if (::flock(folder.descriptor(), LOCK_EX | LOCK_NB) != 0) {
+    throw Error("[prepare] expected " + path.string() +
+                " for itself, got another prepare that is writing there; wait for it");
+  }
+  return folder;
+}
+
+// Names that prepare gives to unfinished files, and no others: the folder may be the user's own.
+bool is_unfinished(const std::string& name) {
+  static const std::regex pattern(
+      R"(((train|validation)-\d{5,}\.bin|\.tokenizer\.model|\.index\.json)\.tmp)");
+  return std::regex_match(name, pattern);
+}
+
+bool is_shard(const std::string& name) {
+  static const std::regex pattern(R"((train|validation)-\d{5,}\.bin)");
+  return std::regex_match(name, pattern);
+}
+
+template <class Predicate>
+void remove_where(const fs::path& folder, const Predicate& predicate) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (predicate(entry.path().filename().string())) fs::remove(entry.path());
+  }
+}
+
+}  // namespace
+
+OutputFolder::OutputFolder(fs::path path, bool force)
+    : path_(std::move(path)), lock_(make_and_lock(path_)) {
+  if (fs::exists(path_ / kIndexFile) && !force) {
+    throw UsageError("[prepare] expected a new or empty output folder, got " + path_.string() +
+                     ", which holds prepared data; use it, choose another, or replace it with "
+                     "--force");
+  }
+  remove_where(path_, is_unfinished);
+}
+
+void OutputFolder::retire_index() const {
+  fs::remove(path_ / kIndexFile);
+  sync_folder(path_);
+}
+
+void OutputFolder::remove_other_shards(const std::set<std::string>& current) const {
+  remove_where(path_,
+               [&](const std::string& name) { return is_shard(name) && !current.contains(name); });
+}
+
+}  // namespace crnet

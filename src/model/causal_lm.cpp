@@ -1,0 +1,70 @@
+#include "crnet/model/causal_lm.h"
+
+#include "crnet/core/error.h"
+#include "crnet/model/init.h"
+#include "crnet/ops/linear_cross_entropy.h"
+
+namespace crnet {
+namespace {
+
+using torch::Tensor;
+
+Tensor empty_weight(int64_t rows, int64_t columns, torch::Device device) {
+  return torch::empty({rows, columns}, torch::TensorOptions().dtype(torch::kFloat32).device(device));
+}
+
+}  // namespace
+
+DecoderImpl::DecoderImpl(const ModelConfig& config, torch::Device device) {
+  auto embedding = std::make_shared<torch::nn::Module>();
+  embed_tokens = embedding->register_parameter(
+      "weight", empty_weight(config.vocab_size, config.hidden_size, device));
+  register_module("embed_tokens", embedding);
+  auto list = register_module("layers", torch::nn::ModuleList());
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    layers_.emplace_back(config, layer, device);
+    list->push_back(layers_.back());
+  }
+  norm_ = register_module("norm", RMSNorm(config.hidden_size, config.norm_epsilon, device));
+  rotary_ = rope_table(config.max_sequence_length, config.head_size(), config.rope_theta);
+}
+
+Tensor DecoderImpl::forward(const Tensor& tokens, torch::ScalarType dtype, KeyValueCaches* caches) {
+  if (rotary_.cosine.device() != tokens.device()) {
+    rotary_ = {rotary_.cosine.to(tokens.device()), rotary_.sine.to(tokens.device())};
+  }
+  BlockState state;
+  state.hidden = torch::embedding(embed_tokens, tokens).to(dtype);  // [B, T, C]
+  for (size_t layer = 0; layer < layers_.size(); ++layer) {
+    state = layers_[layer](state, rotary_, caches != nullptr ? &caches->at(layer) : nullptr);
+  }
+  return norm_(state.hidden);
+}
+
+CausalLMImpl::CausalLMImpl(ModelConfig config, torch::Device device) : config_(std::move(config)) {
+  config_.validate();
+  model_ = register_module("model", Decoder(config_, device));
+  if (config_.tie_embeddings) return;
+  lm_head_ = register_module("lm_head", std::make_shared<torch::nn::Module>());
+  lm_head_->register_parameter("weight",
+                               empty_weight(config_.vocab_size, config_.hidden_size, device));
+}
+
+const Tensor& CausalLMImpl::head_weight() const {
+  if (config_.tie_embeddings) return model_->embed_tokens;
+  return lm_head_->named_parameters(/*recurse=*/false)["weight"];
+}
+
+Tensor CausalLMImpl::forward(const Tensor& tokens, KeyValueCaches* caches) {
+  const Tensor hidden = model_(tokens, compute_dtype_, caches);     // [B, T, C]
+  return torch::linear(hidden, head_weight().to(compute_dtype_));   // [B, T, V]
+}
+
+Tensor CausalLMImpl::loss(const Tensor& tokens, const Tensor& targets) {
+  const Tensor hidden = model_(tokens, compute_dtype_, nullptr);    // [B, T, C]
+  return linear_cross_entropy(hidden.flatten(0, 1), head_weight(), targets.reshape({-1}));
+}
+
+void initialize(CausalLMImpl& model, uint64_t seed) { initialize(model, model.config(), seed); }
+
+}  // namespace crnet

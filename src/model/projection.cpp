@@ -1,0 +1,76 @@
+#include "crnet/model/projection.h"
+
+#include "crnet/model/crnet_layer.h"
+#include "crnet/model/init.h"
+
+namespace crnet {
+namespace {
+
+torch::TensorOptions master(torch::Device device) {
+  return torch::TensorOptions().dtype(torch::kFloat32).device(device);
+}
+
+CRNetLayerOptions layer_options(const ModelConfig& config, int64_t layer, Projection projection,
+                                torch::Device device) {
+  return CRNetLayerOptions(config.in_features(projection), config.out_features(projection))
+      .r(config.is_full_rank(layer) ? 0 : config.low_rank(layer, projection))
+      .epsilon(config.beta_epsilon)
+      .beta_init(config.beta_init)
+      .learnable_beta(config.learnable_beta)
+      .first(layer == 0)
+      .low_rank_first(config.low_rank_first_block)
+      .init_std(config.init_std)
+      .low_rank_init(config.low_rank_init)
+      .device(device);
+}
+
+}  // namespace
+
+FullRankLayerImpl::FullRankLayerImpl(int64_t in, int64_t out, torch::Device device)
+    : in(in), out(out), device(device) {
+  reset();
+}
+
+void FullRankLayerImpl::reset() {
+  weight = register_parameter("weight", torch::empty({out, in}, master(device)));
+  draw_normal(weight, 0.02);
+}
+
+torch::Tensor FullRankLayerImpl::forward(const torch::Tensor& x, const torch::Tensor&) {
+  return torch::linear(x, weight.to(x.scalar_type()));
+}
+
+CoLALayerImpl::CoLALayerImpl(int64_t in, int64_t out, int64_t r, torch::Device device)
+    : in(in), out(out), r(r), device(device) {
+  reset();
+}
+
+void CoLALayerImpl::reset() {
+  const auto stds = low_rank_stds(in, r, 0.02, LowRankInit::kProduct);
+  A = register_parameter("A", torch::empty({in, r}, master(device)));
+  B = register_parameter("B", torch::empty({r, out}, master(device)));
+  draw_normal(A, stds.A);
+  draw_normal(B, stds.B);
+}
+
+torch::Tensor CoLALayerImpl::forward(const torch::Tensor& x, const torch::Tensor&) {
+  const auto dtype = x.scalar_type();
+  const torch::Tensor low = torch::silu(torch::matmul(x, A.to(dtype)));  // [..., R]
+  return torch::matmul(low, B.to(dtype));
+}
+
+torch::nn::AnyModule make_projection(const ModelConfig& config, int64_t layer, Projection projection,
+                                     torch::Device device) {
+  const int64_t in = config.in_features(projection), out = config.out_features(projection);
+  switch (config.architecture) {
+    case Architecture::kLlama:
+      return torch::nn::AnyModule(FullRankLayer(in, out, device));
+    case Architecture::kCoLA:
+      return torch::nn::AnyModule(CoLALayer(in, out, config.low_rank(layer, projection), device));
+    case Architecture::kCRNet:
+      break;
+  }
+  return torch::nn::AnyModule(CRNetLayer(layer_options(config, layer, projection, device)));
+}
+
+}  // namespace crnet

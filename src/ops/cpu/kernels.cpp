@@ -1,0 +1,204 @@
+// Compiled once for each CRNET_CPU_VARIANT (see CMakeLists.txt) with -fassociative-math, so that
+// the plain loops below become vector code. Only C headers: see kernels.h.
+#include "ops/cpu/kernels.h"
+
+#include <math.h>
+#include <string.h>
+
+namespace crnet::cpu::CRNET_CPU_VARIANT {
+namespace {
+
+inline float load(const float* p) { return *p; }
+inline void store(float* p, float value) { *p = value; }
+
+inline float load(const bfloat16* p) {
+  const uint32_t bits = static_cast<uint32_t>(p->bits) << 16;
+  float value;
+  memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+
+// Round to nearest even; a NaN stays a (quiet) NaN.
+inline void store(bfloat16* p, float value) {
+  uint32_t bits;
+  memcpy(&bits, &value, sizeof(bits));
+  const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  p->bits = static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? 0x7fc0u : rounded);
+}
+
+// e^x with about 2 ulp, branch-free. The argument is clamped to where the result is normal.
+inline float exp_fast(float x) {
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float n = __builtin_rintf(x * 1.44269504088896341f);
+  float r = __builtin_fmaf(n, -0.693145751953125f, x);
+  r = __builtin_fmaf(n, -1.428606765330187e-06f, r);
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  // A NaN has no integer: its p is NaN already, so any finite scale will do.
+  const int32_t exponent = static_cast<int32_t>(n == n ? n : 0.0f) + 127;
+  const uint32_t bits = static_cast<uint32_t>(exponent) << 23;
+  float scale;
+  memcpy(&scale, &bits, sizeof(scale));
+  return p * scale;
+}
+
+inline float sigmoid(float x) { return 1.0f / (1.0f + exp_fast(-x)); }
+
+template <class T>
+void rms_norm(const T* x, const float* weight, T* y, float* rstd, int64_t rows, int64_t columns,
+              float epsilon) {
+  for (int64_t row = 0; row < rows; ++row, x += columns, y += columns) {
+    float sum = 0;
+    for (int64_t j = 0; j < columns; ++j) {
+      const float v = load(x + j);
+      sum += v * v;
+    }
+    const float r = 1.0f / sqrtf(sum / static_cast<float>(columns) + epsilon);
+    rstd[row] = r;
+    for (int64_t j = 0; j < columns; ++j) store(y + j, load(x + j) * r * weight[j]);
+  }
+}
+
+template <class T>
+void rms_norm_backward(const T* dy, const T* x, const float* weight, const float* rstd, T* dx,
+                       float* dweight, int64_t rows, int64_t columns) {
+  for (int64_t row = 0; row < rows; ++row, dy += columns, x += columns, dx += columns) {
+    const float r = rstd[row];
+    float dot = 0;
+    for (int64_t j = 0; j < columns; ++j) {
+      const float g = load(dy + j), v = load(x + j);
+      dot += g * weight[j] * v;
+      dweight[j] += g * v * r;
+    }
+    const float along = dot * r * r / static_cast<float>(columns);
+    for (int64_t j = 0; j < columns; ++j) {
+      store(dx + j, r * (load(dy + j) * weight[j] - load(x + j) * along));
+    }
+  }
+}
+
+template <class T>
+void rope(const T* x, const float* cosine, const float* sine, T* y, int64_t heads, int64_t size,
+          float direction) {
+  const int64_t half = size / 2;
+  for (int64_t head = 0; head < heads; ++head, x += size, y += size) {
+    for (int64_t i = 0; i < half; ++i) {
+      const float a = load(x + i), b = load(x + half + i);
+      const float c = cosine[i], s = sine[i] * direction;
+      store(y + i, a * c - b * s);
+      store(y + half + i, b * c + a * s);
+    }
+  }
+}
+
+template <class T>
+void swiglu(const T* gate, const T* up, T* y, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float g = load(gate + i);
+    store(y + i, g * sigmoid(g) * load(up + i));
+  }
+}
+
+template <class T>
+void swiglu_backward(const T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float d = load(dy + i), g = load(gate + i), u = load(up + i);
+    const float s = sigmoid(g);
+    store(dup + i, d * g * s);
+    store(dgate + i, d * u * s * (1.0f + g * (1.0f - s)));
+  }
+}
+
+// Lanes by hand: the compiler may not reorder a maximum, because of NaN (which this passes over;
+// exp_sum then meets it).
+template <class T>
+float row_maximum(const T* logits, int64_t vocab) {
+  constexpr int64_t kLanes = 32;
+  float lanes[kLanes];
+  for (int64_t k = 0; k < kLanes; ++k) lanes[k] = -INFINITY;
+  int64_t j = 0;
+  for (; j + kLanes <= vocab; j += kLanes) {
+    for (int64_t k = 0; k < kLanes; ++k) {
+      const float v = load(logits + j + k);
+      lanes[k] = v > lanes[k] ? v : lanes[k];
+    }
+  }
+  float maximum = -INFINITY;
+  for (; j < vocab; ++j) maximum = load(logits + j) > maximum ? load(logits + j) : maximum;
+  for (int64_t k = 0; k < kLanes; ++k) maximum = lanes[k] > maximum ? lanes[k] : maximum;
+  return maximum;
+}
+
+template <class T>
+float exp_sum(const T* logits, int64_t vocab, float maximum) {
+  float sum = 0;
+  for (int64_t j = 0; j < vocab; ++j) sum += exp_fast(load(logits + j) - maximum);
+  return sum;
+}
+
+template <class T>
+float cross_entropy_loss_row(const T* logits, int64_t vocab, int64_t target) {
+  if (target < 0) return 0;
+  const float maximum = row_maximum(logits, vocab);
+  return logf(exp_sum(logits, vocab, maximum)) + maximum - load(logits + target);
+}
+
+template <class T>
+float cross_entropy_row(T* logits, int64_t vocab, int64_t target, float scale) {
+  if (target < 0) {
+    memset(logits, 0, static_cast<size_t>(vocab) * sizeof(T));
+    return 0;
+  }
+  const float maximum = row_maximum(logits, vocab);
+  const float at_target = load(logits + target);
+  const float sum = exp_sum(logits, vocab, maximum);
+  const float factor = scale / sum;
+  for (int64_t j = 0; j < vocab; ++j) {
+    store(logits + j, exp_fast(load(logits + j) - maximum) * factor);
+  }
+  // Computed apart, so that p − 1 is not rounded twice.
+  store(logits + target, exp_fast(at_target - maximum) * factor - scale);
+  return logf(sum) + maximum - at_target;
+}
+
+template <class T>
+double scale_and_dot(const T* dy, const T* y_prev, T* dx, float c, int64_t count) {
+  constexpr int64_t kBlock = 4096;  // fp32 sums of this many, added up in fp64
+  double total = 0;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = begin + kBlock < count ? begin + kBlock : count;
+    float sum = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const float d = load(dy + i);
+      sum += d * load(y_prev + i);
+      store(dx + i, d * c);
+    }
+    total += sum;
+  }
+  return total;
+}
+
+template <class T>
+constexpr Kernels<T> kTable = {rms_norm<T>,
+                               rms_norm_backward<T>,
+                               rope<T>,
+                               swiglu<T>,
+                               swiglu_backward<T>,
+                               cross_entropy_row<T>,
+                               cross_entropy_loss_row<T>,
+                               scale_and_dot<T>};
+
+}  // namespace
+
+extern const Kernels<float> kFloatKernels;
+extern const Kernels<bfloat16> kBFloat16Kernels;
+const Kernels<float> kFloatKernels = kTable<float>;
+const Kernels<bfloat16> kBFloat16Kernels = kTable<bfloat16>;
+
+}  // namespace crnet::cpu::CRNET_CPU_VARIANT

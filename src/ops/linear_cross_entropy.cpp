@@ -1,0 +1,166 @@
+#include "crnet/ops/linear_cross_entropy.h"
+
+#include <algorithm>
+
+#include "crnet/core/error.h"
+#include "crnet/core/format.h"
+#include "ops/cpu/dispatch.h"
+
+namespace crnet {
+namespace {
+
+using torch::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::tensor_list;
+
+constexpr int64_t kChunkLogits = 32 << 20;
+
+torch::ScalarType wide_type(const Tensor& t) {
+  return torch::promote_types(t.scalar_type(), torch::kFloat32);
+}
+
+int64_t kernel_target(int64_t target) { return target == kIgnoredTarget ? -1 : target; }
+
+// The sum of the rows' losses. With `scale` defined, the logits become scale · dloss/dlogits.
+Tensor chunk_loss_cpu(Tensor& logits, const Tensor& targets, const Tensor& scale) {
+  const int64_t rows = logits.size(0), vocab = logits.size(1);
+  Tensor losses = torch::empty({rows}, logits.options().dtype(torch::kFloat32));
+  const float factor = scale.defined() ? scale.item<float>() : 0.0f;
+  cpu::with_element_type(logits, [&](auto element) {
+    using T = decltype(element);
+    const int64_t* target = cpu::const_data<int64_t>(targets);
+    at::parallel_for(0, rows, cpu::grain_rows(vocab), [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row) {
+        T* line = cpu::data<T>(logits) + row * vocab;
+        const int64_t t = kernel_target(target[row]);
+        cpu::data<float>(losses)[row] =
+            scale.defined() ? cpu::kernels<T>().cross_entropy_row(line, vocab, t, factor)
+                            : cpu::kernels<T>().cross_entropy_loss_row(line, vocab, t);
+      }
+    });
+  });
+  return losses.sum(torch::kFloat64).to(torch::kFloat32);
+}
+
+Tensor chunk_loss_plain(Tensor& logits, const Tensor& targets, const Tensor& scale) {
+  const Tensor counted = targets != kIgnoredTarget;                         // [n]
+  const Tensor index = targets.masked_fill(counted.logical_not(), 0).unsqueeze(1);
+  Tensor log_probability = torch::log_softmax(logits, -1, wide_type(logits));
+  const Tensor loss = -(log_probability.gather(1, index).squeeze(1) * counted).sum();
+  if (scale.defined()) {
+    Tensor gradient = log_probability.exp_();
+    gradient.scatter_add_(1, index, torch::full({1, 1}, -1.0, gradient.options())
+                                        .expand({index.size(0), 1}));
+    logits.copy_(gradient.mul_((counted * scale).unsqueeze(1)));
+  }
+  return loss;
+}
+
+Tensor chunk_loss(Tensor& logits, const Tensor& targets, const Tensor& scale) {
+  if (cpu::takes(logits) && targets.is_contiguous()) {
+    return chunk_loss_cpu(logits, targets, scale);
+  }
+  return chunk_loss_plain(logits, targets, scale);
+}
+
+struct LossAndGradients {
+  Tensor loss, hidden, weight;
+};
+
+LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                         int64_t chunk_rows, bool want_gradients) {
+  const int64_t rows = hidden.size(0);
+  const Tensor w = weight.to(hidden.scalar_type());                          // [V, C]
+  const auto wide = hidden.options().dtype(wide_type(hidden));
+  const Tensor count = (targets != kIgnoredTarget).sum().to(wide.dtype()).clamp_min(1);
+  const Tensor scale = want_gradients ? count.reciprocal() : Tensor();
+  LossAndGradients result{torch::zeros({}, wide), {}, {}};
+  if (want_gradients) {
+    result.hidden = torch::empty_like(hidden);
+    result.weight = torch::zeros(weight.sizes(), weight.options());
+  }
+  for (int64_t begin = 0; begin < rows; begin += chunk_rows) {
+    const int64_t n = std::min(chunk_rows, rows - begin);
+    const Tensor h = hidden.narrow(0, begin, n);
+    Tensor logits = at::mm(h, w.t());                                        // [n, V]
+    result.loss += chunk_loss(logits, targets.narrow(0, begin, n), scale);
+    if (!want_gradients) continue;
+    Tensor dh = result.hidden.narrow(0, begin, n);
+    at::mm_out(dh, logits, w);
+    if (result.weight.scalar_type() == logits.scalar_type()) {
+      result.weight.addmm_(logits.t(), h);
+    } else {
+      result.weight.add_(at::mm(logits.t(), h));
+    }
+  }
+  result.loss /= count;
+  return result;
+}
+
+class LinearCrossEntropy : public torch::autograd::Function<LinearCrossEntropy> {
+ public:
+  static Tensor forward(AutogradContext* ctx, const Tensor& hidden, const Tensor& weight,
+                        const Tensor& targets, int64_t chunk_rows) {
+    auto result = compute(hidden, weight, targets, chunk_rows, /*want_gradients=*/true);
+    ctx->save_for_backward({result.hidden, result.weight});
+    return result.loss;
+  }
+
+  static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor& g = grad_outputs[0];
+    // The usual case by far: the loss is what backward() was called on. Spares a pass over [V, C].
+    const bool is_one = g.device().is_cpu() && g.item<double>() == 1.0;
+    if (is_one) return {saved[0], saved[1], Tensor(), Tensor()};
+    return {saved[0] * g, saved[1] * g, Tensor(), Tensor()};
+  }
+};
+
+void check(const Tensor& hidden, const Tensor& weight, const Tensor& targets) {
+  const bool fits = hidden.dim() == 2 && weight.dim() == 2 && targets.dim() == 1 &&
+                    hidden.size(1) == weight.size(1) && hidden.size(0) == targets.size(0) &&
+                    targets.scalar_type() == torch::kInt64;
+  if (!fits) {
+    std::ostringstream text;
+    text << "[linear_cross_entropy] expected hidden [N, C], weight [V, C], targets int64 [N], got "
+         << hidden.sizes() << ", " << weight.sizes() << ", " << targets.sizes() << " "
+         << targets.scalar_type();
+    throw Error(text.str());
+  }
+  if (!targets.device().is_cpu() || targets.numel() == 0) return;  // no synchronisation for a check
+  const Tensor wrong = (targets != kIgnoredTarget) & ((targets < 0) | (targets >= weight.size(0)));
+  if (!wrong.any().item<bool>()) return;
+  throw Error(format("[linear_cross_entropy] expected targets in [0, %ld), got %ld",
+                     static_cast<long>(weight.size(0)),
+                     static_cast<long>(targets.masked_select(wrong)[0].item<int64_t>())));
+}
+
+}  // namespace
+
+int64_t default_chunk_rows(int64_t rows, int64_t vocab) {
+  const int64_t by_size = std::max<int64_t>(64, kChunkLogits / vocab / 64 * 64);
+  return std::min(by_size, rows > 64 ? (rows + 1) / 2 : rows);
+}
+
+Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
+                            int64_t chunk_rows) {
+  check(hidden, weight, targets);
+  if (chunk_rows <= 0) chunk_rows = default_chunk_rows(hidden.size(0), weight.size(0));
+  const bool trains =
+      torch::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());
+  if (!trains) return compute(hidden, weight, targets, chunk_rows, false).loss;
+  return LinearCrossEntropy::apply(hidden, weight, targets, chunk_rows);
+}
+
+namespace plain {
+
+Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets) {
+  check(hidden, weight, targets);
+  const Tensor logits = torch::matmul(hidden, weight.to(hidden.scalar_type()).t());
+  const Tensor count = (targets != kIgnoredTarget).sum().clamp_min(1);
+  return torch::nll_loss(torch::log_softmax(logits, -1, wide_type(hidden)), targets, {},
+                         at::Reduction::Sum, kIgnoredTarget) / count;
+}
+
+}  // namespace plain
+}  // namespace crnet

@@ -1,0 +1,128 @@
+#include "crnet/ops/low_rank_residual.h"
+
+#include <sstream>
+
+#include "crnet/core/error.h"
+#include "ops/cpu/dispatch.h"
+
+namespace crnet {
+namespace {
+
+using torch::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::tensor_list;
+
+Tensor as_matrix(const Tensor& t) { return t.reshape({-1, t.size(-1)}); }
+
+void check_shapes(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev) {
+  const bool fits = A.dim() == 2 && B.dim() == 2 && x.dim() >= 1 && x.size(-1) == A.size(0) &&
+                    A.size(1) == B.size(0) && y_prev.defined() && y_prev.dim() == x.dim() &&
+                    y_prev.size(-1) == B.size(1) &&
+                    y_prev.sizes().slice(0, y_prev.dim() - 1) == x.sizes().slice(0, x.dim() - 1) &&
+                    x.scalar_type() == y_prev.scalar_type();
+  if (fits) return;
+  std::ostringstream text;
+  text << "[low_rank_residual] expected x [..., in], A [in, r], B [r, out], y_prev [..., out] with x "
+          "and y_prev of one dtype, got x "
+       << x.sizes() << " " << x.scalar_type() << ", A " << A.sizes() << ", B " << B.sizes()
+       << ", y_prev ";
+  if (y_prev.defined()) {
+    text << y_prev.sizes() << " " << y_prev.scalar_type();
+  } else {
+    text << "undefined (a layer after the first block needs the previous block's output)";
+  }
+  throw Error(text.str());
+}
+
+struct CrossLayerGradients {
+  Tensor y_prev;  // c · dY, like dY
+  Tensor beta;    // Σ dY ⊙ Y_prev, like c
+};
+
+// One pass over dY and Y_prev, with partial sums per piece, added up in order.
+CrossLayerGradients cross_layer_backward_cpu(const Tensor& dy, const Tensor& y_prev,
+                                             const Tensor& c) {
+  Tensor dy_prev = torch::empty_like(dy);
+  const int64_t count = dy.numel();
+  const int64_t pieces = cpu::num_partial_sums(count / 4096 + 1);
+  const int64_t piece = (count + pieces - 1) / pieces;
+  const float scale = c.item<float>();
+  std::vector<double> sums(static_cast<size_t>(pieces));
+  cpu::with_element_type(dy, [&](auto element) {
+    using T = decltype(element);
+    at::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
+      for (int64_t p = first; p < last; ++p) {
+        const int64_t begin = std::min(p * piece, count), end = std::min(begin + piece, count);
+        sums[static_cast<size_t>(p)] = cpu::kernels<T>().scale_and_dot(
+            cpu::const_data<T>(dy) + begin, cpu::const_data<T>(y_prev) + begin,
+            cpu::data<T>(dy_prev) + begin, scale, end - begin);
+      }
+    });
+  });
+  double sum = 0;
+  for (const double s : sums) sum += s;
+  return {dy_prev, torch::full({}, sum, c.options())};
+}
+
+CrossLayerGradients cross_layer_backward(const Tensor& dy, const Tensor& y_prev, const Tensor& c) {
+  if (cpu::takes(dy, y_prev) && c.device().is_cpu()) {
+    return cross_layer_backward_cpu(dy, y_prev, c);
+  }
+  return {dy * c, (dy * y_prev).sum(c.scalar_type())};
+}
+
+class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
+ public:
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& A, const Tensor& B,
+                        const Tensor& y_prev, const Tensor& beta, double epsilon) {
+    const auto dtype = x.scalar_type();
+    const Tensor a = A.to(dtype), b = B.to(dtype);
+    const Tensor c = signed_scale(beta, epsilon);
+    const Tensor low = at::mm(as_matrix(x), a);        // [N, R]
+    Tensor y = at::mul(as_matrix(y_prev), c);          // [N, out]
+    y.addmm_(low, b);
+    ctx->save_for_backward({x, a, b, low, y_prev, c});
+    ctx->saved_data["master"] = static_cast<int64_t>(A.scalar_type());
+    return y.view_as(y_prev);
+  }
+
+  static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &x = saved[0], &a = saved[1], &b = saved[2], &low = saved[3], &y_prev = saved[4],
+                 &c = saved[5];
+    const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
+    const Tensor dy = as_matrix(grad_outputs[0]).contiguous();      // [N, out]
+    const Tensor dlow = at::mm(dy, b.t());                          // [N, R]
+    const Tensor dx = at::mm(dlow, a.t()).view_as(x);               // [..., in]
+    const Tensor dA = at::mm(as_matrix(x).t(), dlow).to(master);    // [in, R]
+    const Tensor dB = at::mm(low.t(), dy).to(master);               // [R, out]
+    const auto cross = cross_layer_backward(dy, as_matrix(y_prev), c);
+    return {dx, dA, dB, cross.y_prev.view_as(y_prev), cross.beta, Tensor()};
+  }
+};
+
+}  // namespace
+
+Tensor signed_scale(const Tensor& beta, double epsilon) {
+  const Tensor positive = beta + epsilon;
+  return torch::where(beta >= 0, positive, beta - epsilon);
+}
+
+Tensor low_rank_residual(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev,
+                         const Tensor& beta, double epsilon) {
+  check_shapes(x, A, B, y_prev);
+  return LowRankResidual::apply(x, A, B, y_prev, beta, epsilon);
+}
+
+namespace plain {
+
+Tensor low_rank_residual(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev,
+                         const Tensor& beta, double epsilon) {
+  check_shapes(x, A, B, y_prev);
+  const auto dtype = x.scalar_type();
+  const Tensor low = torch::matmul(x, A.to(dtype));
+  return signed_scale(beta, epsilon) * y_prev + torch::matmul(low, B.to(dtype));
+}
+
+}  // namespace plain
+}  // namespace crnet

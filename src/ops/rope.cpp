@@ -1,0 +1,85 @@
+#include "crnet/ops/rope.h"
+
+#include "crnet/core/error.h"
+#include "crnet/core/format.h"
+#include "ops/cpu/dispatch.h"
+
+namespace crnet {
+namespace {
+
+using torch::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::tensor_list;
+
+// direction +1 rotates forward, −1 back (which is the gradient). cosine, sine [T, D/2].
+Tensor rotate_cpu(const Tensor& x, const Tensor& cosine, const Tensor& sine, float direction) {
+  const int64_t tokens = x.size(0) * x.size(1), length = x.size(1);
+  const int64_t heads = x.size(2), size = x.size(3);
+  Tensor y = torch::empty_like(x);
+  cpu::with_element_type(x, [&](auto element) {
+    using T = decltype(element);
+    const int64_t width = heads * size;
+    at::parallel_for(0, tokens, cpu::grain_rows(width), [&](int64_t first, int64_t last) {
+      for (int64_t token = first; token < last; ++token) {
+        const int64_t angle = token % length * (size / 2);
+        cpu::kernels<T>().rope(cpu::const_data<T>(x) + token * width,
+                               cpu::const_data<float>(cosine) + angle,
+                               cpu::const_data<float>(sine) + angle,
+                               cpu::data<T>(y) + token * width, heads, size, direction);
+      }
+    });
+  });
+  return y;
+}
+
+class RopeCpu : public torch::autograd::Function<RopeCpu> {
+ public:
+  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cosine,
+                        const Tensor& sine) {
+    ctx->save_for_backward({cosine, sine});
+    return rotate_cpu(x, cosine, sine, 1.0f);
+  }
+
+  static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
+    const auto saved = ctx->get_saved_variables();
+    return {rotate_cpu(grad_outputs[0].contiguous(), saved[0], saved[1], -1.0f), Tensor(),
+            Tensor()};
+  }
+};
+
+}  // namespace
+
+RopeTable rope_table(int64_t length, int64_t head_size, double theta) {
+  const auto exact = torch::TensorOptions().dtype(torch::kFloat64);
+  const Tensor exponent = torch::arange(0, head_size, 2, exact) / static_cast<double>(head_size);
+  const Tensor frequency = torch::pow(theta, -exponent);
+  const Tensor angle = torch::outer(torch::arange(length, exact), frequency);
+  return {angle.cos().to(torch::kFloat32), angle.sin().to(torch::kFloat32)};
+}
+
+Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t offset) {
+  const int64_t length = x.size(1);
+  if (offset + length > cosine.size(0)) {
+    throw Error(format("[rope] expected at most %ld positions (model.max_sequence_length), got %ld",
+                       static_cast<long>(cosine.size(0)), static_cast<long>(offset + length)));
+  }
+  const Tensor c = cosine.narrow(0, offset, length), s = sine.narrow(0, offset, length);
+  if (cpu::takes(x) && cpu::takes(c, s) && c.scalar_type() == torch::kFloat32) {
+    return RopeCpu::apply(x, c, s);
+  }
+  return plain::rope(x, cosine, sine, offset);
+}
+
+namespace plain {
+
+Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t offset) {
+  const int64_t length = x.size(1);
+  const Tensor c = cosine.narrow(0, offset, length).unsqueeze(1);  // [T, 1, D/2]
+  const Tensor s = sine.narrow(0, offset, length).unsqueeze(1);
+  const auto halves = x.chunk(2, -1);
+  return torch::cat({halves[0] * c - halves[1] * s, halves[1] * c + halves[0] * s}, -1)
+      .to(x.scalar_type());
+}
+
+}  // namespace plain
+}  // namespace crnet

@@ -1,0 +1,133 @@
+#include "crnet/train/device.h"
+
+#include <c10/core/CachingDeviceAllocator.h>
+#include <malloc.h>
+#include <sys/resource.h>
+#include <torch/cuda.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <thread>
+
+#include "crnet/core/error.h"
+#include "crnet/core/format.h"
+
+namespace crnet {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+void synchronize(torch::Device device) {
+  if (device.is_cuda()) torch::cuda::synchronize();
+}
+
+// FLOP/s of the fastest of the n×n products that fit into `budget` seconds.
+double product_rate(torch::Device device, torch::ScalarType dtype, int64_t n, double budget) {
+  const torch::NoGradGuard no_grad;
+  const auto options = torch::TensorOptions().device(device).dtype(dtype);
+  const torch::Tensor a = torch::rand({n, n}, options), b = torch::rand({n, n}, options);
+  torch::Tensor c = torch::mm(a, b);  // warm-up
+  synchronize(device);
+  double best = 1e30;
+  const auto start = Clock::now();
+  do {
+    const auto begin = Clock::now();
+    torch::mm_out(c, a, b);
+    synchronize(device);
+    best = std::min(best, seconds_since(begin));
+  } while (seconds_since(start) < budget);
+  const auto size = static_cast<double>(n);
+  return 2 * size * size * size / best;
+}
+
+// The value of the first line of /proc/cpuinfo with this key; "" where there is none.
+std::string cpuinfo(const std::string& key) {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    const size_t colon = line.find(": ");
+    if (line.starts_with(key) && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "";
+}
+
+bool multiplies_bf16_natively(torch::Device device) {
+  if (!device.is_cuda()) {
+    const std::string flags = format(" %s%s ", cpuinfo("flags").c_str(), cpuinfo("Features").c_str());
+    return flags.find(" avx512_bf16 ") != std::string::npos ||
+           flags.find(" amx_bf16 ") != std::string::npos ||
+           flags.find(" bf16 ") != std::string::npos;
+  }
+  return product_rate(device, torch::kBFloat16, 4096, 0.05) >
+         1.5 * product_rate(device, torch::kFloat32, 4096, 0.05);
+}
+
+torch::Device select_device(DeviceChoice choice) {
+  const bool available = torch::cuda::is_available();
+  if (choice == DeviceChoice::kCuda && !available) {
+    throw UsageError(
+        "[train] train.device: expected a CUDA GPU, got none that LibTorch can use; check nvidia-smi "
+        "and that LibTorch is a CUDA build, or use --set train.device=cpu");
+  }
+  return choice == DeviceChoice::kCpu || !available ? torch::kCPU : torch::Device(torch::kCUDA, 0);
+}
+
+}  // namespace
+
+Runtime select_runtime(const TrainConfig& config) {
+  Runtime runtime;
+  runtime.device = select_device(config.device);
+  runtime.threads = config.threads > 0
+                        ? config.threads
+                        : std::max<int64_t>(1, std::thread::hardware_concurrency());
+  torch::set_num_threads(static_cast<int>(runtime.threads));
+  const bool bf16 = config.precision == PrecisionChoice::kAuto
+                        ? multiplies_bf16_natively(runtime.device)
+                        : config.precision == PrecisionChoice::kBf16;
+  runtime.compute_dtype = bf16 ? torch::kBFloat16 : torch::kFloat32;
+  return runtime;
+}
+
+double measure_peak_flops(const Runtime& runtime) {
+  const int64_t n = runtime.device.is_cuda() ? 8192 : 1024;
+  return product_rate(runtime.device, runtime.compute_dtype, n, 0.25);
+}
+
+int64_t peak_memory_bytes(torch::Device device) {
+  if (device.is_cuda()) {
+    auto* allocator = c10::getDeviceAllocator(torch::kCUDA);
+    const auto stats = allocator->getDeviceStats(device.has_index() ? device.index() : c10::DeviceIndex(0));
+    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+  }
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return static_cast<int64_t>(usage.ru_maxrss) * 1024;
+}
+
+std::string dtype_name(torch::ScalarType dtype) {
+  if (dtype == torch::kBFloat16) return "bf16";
+  return dtype == torch::kFloat64 ? "fp64" : "fp32";
+}
+
+std::string describe(const Runtime& runtime) {
+  const std::string precision = dtype_name(runtime.compute_dtype);
+  if (runtime.device.is_cuda()) return "CUDA device " + runtime.device.str() + ", " + precision;
+  const std::string name = cpuinfo("model name");
+  return format("%s, %ld threads, %s", name.empty() ? "CPU" : name.c_str(),
+                static_cast<long>(runtime.threads), precision.c_str());
+}
+
+void keep_freed_memory() {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, 2000000000);
+  mallopt(M_TOP_PAD, 64 << 20);
+  mallopt(M_ARENA_MAX, 1);
+#endif
+}
+
+}  // namespace crnet

@@ -1,0 +1,88 @@
+#include "crnet/train/metrics.h"
+
+#include <cmath>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "crnet/core/error.h"
+#include "crnet/core/file.h"
+
+namespace crnet {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// JSON has no NaN: null stands for it.
+Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+
+double value_or_nan(const Json& line, const char* key) {
+  const auto found = line.find(key);
+  const bool is_number = found != line.end() && found->is_number();
+  return is_number ? found->get<double>() : std::numeric_limits<double>::quiet_NaN();
+}
+
+}  // namespace
+
+MetricsFile::MetricsFile(std::filesystem::path path, int64_t last_step) : path_(std::move(path)) {
+  std::string kept;
+  if (std::filesystem::exists(path_)) {
+    std::ifstream old(path_);
+    for (std::string text; std::getline(old, text);) {
+      const Json line = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+      if (!line.is_object() || !line.contains("step")) continue;  // a torn last line
+      const auto step = line["step"].get<int64_t>();
+      if (step > last_step) continue;
+      kept += text + "\n";
+      if (line.value("kind", "") == "step") {
+        add_to_curve(step, value_or_nan(line, "loss"), value_or_nan(line, "smoothed_loss"));
+      } else {
+        curve_.validation_steps.push_back(step);
+        curve_.validation.push_back(value_or_nan(line, "loss"));
+      }
+    }
+  }
+  write_text_atomic(path_, kept);
+  file_.open(path_, std::ios::app);
+  if (!file_) throw Error("[train] expected to append to " + path_.string() + ", could not open it");
+}
+
+void MetricsFile::add_to_curve(int64_t step, double loss, double smoothed) {
+  curve_.steps.push_back(step);
+  curve_.train.push_back(loss);
+  curve_.smoothed.push_back(smoothed);
+}
+
+void MetricsFile::append(const std::string& line) {
+  file_ << line << "\n" << std::flush;
+  if (!file_) throw Error("[train] expected to append to " + path_.string() + "; is the disk full?");
+}
+
+void MetricsFile::write(const StepMetrics& m) {
+  add_to_curve(m.step, m.loss, m.smoothed_loss);
+  append(Json{{"kind", "step"},
+              {"step", m.step},
+              {"loss", number(m.loss)},
+              {"smoothed_loss", number(m.smoothed_loss)},
+              {"lr", m.lr},
+              {"grad_norm", number(m.grad_norm)},
+              {"skipped", m.skipped},
+              {"tokens_seen", m.tokens_seen},
+              {"seconds", m.seconds},
+              {"tokens_per_second", m.tokens_per_second},
+              {"peak_share", m.peak_share},
+              {"memory_bytes", m.memory_bytes}}
+             .dump());
+}
+
+void MetricsFile::write(const EvalMetrics& m) {
+  curve_.validation_steps.push_back(m.step);
+  curve_.validation.push_back(m.loss);
+  append(Json{{"kind", "validation"},
+              {"step", m.step},
+              {"loss", number(m.loss)},
+              {"perplexity", number(m.perplexity)},
+              {"tokens", m.tokens}}
+             .dump());
+}
+
+}  // namespace crnet

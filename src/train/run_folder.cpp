@@ -1,0 +1,66 @@
+#include "train/run_folder.h"
+
+#include <ATen/Version.h>
+#include <torch/headeronly/version.h>
+#include <unistd.h>
+
+#include <ctime>
+#include <nlohmann/json.hpp>
+
+#include "crnet/config/print.h"
+#include "crnet/core/error.h"
+#include "crnet/core/file.h"
+#include "crnet/core/version.h"
+#include "crnet/model/costs.h"
+
+namespace crnet {
+namespace {
+
+std::string host_name() {
+  char name[256] = {};
+  return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
+}
+
+std::string utc_now() {
+  const std::time_t now = std::time(nullptr);
+  char text[32] = {};
+  std::strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  return text;
+}
+
+std::string run_json(const RunConfig& config, const Runtime& runtime, double peak_flops) {
+  const nlohmann::ordered_json json = {
+      {"crnet_version", kVersion},
+      {"torch_version", TORCH_VERSION},
+      {"started", utc_now()},
+      {"host", host_name()},
+      {"hardware", describe(runtime)},
+      {"device", runtime.device.str()},
+      {"precision", dtype_name(runtime.compute_dtype)},
+      {"threads", runtime.threads},
+      {"measured_peak_flops", peak_flops},
+      {"parameters", count_parameters(config.model).total()},
+      {"training_flops_per_token",
+       count_flops(config.model, config.data.sequence_length).training()}};
+  return json.dump(2) + "\n";
+}
+
+}  // namespace
+
+bool RunFolder::is_used() const {
+  return std::filesystem::exists(metrics()) || std::filesystem::exists(checkpoints());
+}
+
+void RunFolder::describe_run(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
+                             double peak_flops) const {
+  std::error_code failure;
+  std::filesystem::create_directories(path, failure);
+  if (failure) {
+    throw Error("[train] train.run_dir: expected to create " + path.string() +
+                ", got: " + failure.message());
+  }
+  write_text_atomic(path / "config.yaml", to_yaml(loaded));
+  write_text_atomic(path / "run.json", run_json(loaded.config, runtime, peak_flops));
+}
+
+}  // namespace crnet

@@ -1,0 +1,29 @@
+// The folder of a run and the files that describe it.
+#pragma once
+
+#include <filesystem>
+#include <string>
+
+#include "crnet/config/load.h"
+#include "crnet/train/device.h"
+#include "crnet/train/run_config.h"
+
+namespace crnet {
+
+struct RunFolder {
+  std::filesystem::path path;
+
+  [[nodiscard]] std::filesystem::path checkpoints() const { return path / "checkpoints"; }
+  [[nodiscard]] std::filesystem::path metrics() const { return path / "metrics.jsonl"; }
+  [[nodiscard]] std::filesystem::path picture() const { return path / "loss.svg"; }
+  [[nodiscard]] std::filesystem::path log() const { return path / "train.log"; }
+
+  /// Whether a run has written here before.
+  [[nodiscard]] bool is_used() const;
+
+  /// Creates the folder and writes config.yaml and run.json. Throws Error where it cannot.
+  void describe_run(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
+                    double peak_flops) const;
+};
+
+}  // namespace crnet

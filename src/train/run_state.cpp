@@ -1,0 +1,111 @@
+#include "train/run_state.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "crnet/config/json.h"
+#include "crnet/core/log.h"
+#include "crnet/core/version.h"
+#include "crnet/model/init.h"
+#include "crnet/train/saved_model.h"
+
+namespace crnet {
+namespace {
+
+using Json = nlohmann::json;
+
+std::string rng_state() {
+  at::Generator generator = at::detail::getDefaultCPUGenerator();
+  const torch::Tensor state = generator.get_state();
+  return {static_cast<const char*>(state.const_data_ptr()), state.nbytes()};
+}
+
+void set_rng_state(const std::string& bytes) {
+  torch::Tensor state = torch::empty({static_cast<int64_t>(bytes.size())}, torch::kUInt8);
+  std::memcpy(state.mutable_data_ptr(), bytes.data(), bytes.size());
+  at::Generator generator = at::detail::getDefaultCPUGenerator();
+  generator.set_state(state);
+}
+
+// What may differ between the parts of a run without changing its numbers.
+bool is_free_to_change(const std::string& key) {
+  return key == "/train/run_dir" || key == "/train/log_every" || key == "/train/eval_every" ||
+         key == "/train/eval_tokens" || key == "/data/path" || key == "/data/verify" ||
+         key.starts_with("/checkpoint/");
+}
+
+}  // namespace
+
+RunState::RunState(const RunConfig& config, const Runtime& runtime)
+    : model(config.model, runtime.device),
+      optimizer(model->named_parameters(), config.optimizer) {
+  model->set_compute_dtype(runtime.compute_dtype);
+}
+
+void RunState::start(uint64_t seed) { initialize(*model, seed); }
+
+void RunState::restore(const Checkpoint& checkpoint) {
+  load_into_named(checkpoint.model(), model_tensors(*model));
+  load_into_named(checkpoint.optimizer(), optimizer.state());
+  optimizer.state_loaded();
+  const TrainState& state = checkpoint.state;
+  step = state.step;
+  samples_consumed = state.samples_consumed;
+  tokens_seen = state.tokens_seen;
+  skipped_steps = state.skipped_steps;
+  const Json extra = Json::parse(state.extra);
+  bad_steps_in_a_row = extra.value("bad_steps_in_a_row", int64_t{0});
+  smoothed_loss = extra.value("smoothed_loss", 0.0);
+  smoothing_weight = extra.value("smoothing_weight", 0.0);
+  if (!state.rng_state.empty()) set_rng_state(state.rng_state);
+}
+
+CheckpointContent RunState::capture(const RunConfig& config, const Runtime& runtime,
+                                    const std::filesystem::path& tokenizer) const {
+  CheckpointContent content;
+  content.model = model_tensors(*model);
+  content.optimizer = optimizer.state();
+  content.tokenizer = tokenizer;
+  TrainState& state = content.state;
+  state.step = step;
+  state.samples_consumed = samples_consumed;
+  state.tokens_seen = tokens_seen;
+  state.skipped_steps = skipped_steps;
+  state.rng_state = rng_state();
+  state.crnet_version = kVersion;
+  state.model_config = to_json(config.model).dump();
+  state.run_config = to_json(config).dump();
+  state.extra = Json{{"bad_steps_in_a_row", bad_steps_in_a_row},
+                     {"smoothed_loss", smoothed_loss},
+                     {"smoothing_weight", smoothing_weight},
+                     {"precision", dtype_name(runtime.compute_dtype)},
+                     {"threads", runtime.threads},
+                     {"device", runtime.device.str()}}
+                    .dump();
+  return content;
+}
+
+void warn_of_changes(const Checkpoint& checkpoint, const RunConfig& config, const Runtime& runtime) {
+  const Json before = Json::parse(checkpoint.state.run_config), now = Json(to_json(config));
+  for (const auto& change : Json::diff(before, now)) {
+    const std::string key = change["path"];
+    if (is_free_to_change(key)) continue;
+    const Json::json_pointer place(key);
+    const std::string old = before.contains(place) ? before.at(place).dump() : "unset";
+    log::warn("resumed with another " + key.substr(1) + ": " + old + " became " +
+              (now.contains(place) ? now.at(place).dump() : "unset"));
+  }
+  const Json extra = Json::parse(checkpoint.state.extra);
+  const std::string precision = extra.value("precision", "");
+  if (precision != dtype_name(runtime.compute_dtype)) {
+    log::warn("resumed in " + dtype_name(runtime.compute_dtype) + "; the checkpoint was trained in " +
+              precision);
+  }
+  if (extra.value("threads", int64_t{0}) != runtime.threads) {
+    log::warn("resumed with another number of threads: the numbers agree to rounding, not to the bit");
+  }
+}
+
+}  // namespace crnet

@@ -1,0 +1,44 @@
+#include "crnet/train/saved_model.h"
+
+#include <nlohmann/json.hpp>
+
+#include "crnet/config/json.h"
+#include "crnet/core/error.h"
+
+namespace crnet {
+namespace {
+
+Checkpoint find_checkpoint(const std::filesystem::path& path) {
+  if (!std::filesystem::exists(path)) {
+    throw Error("[checkpoint] expected a checkpoint or a run's folder, got " + path.string() +
+                ", which does not exist");
+  }
+  if (!std::filesystem::exists(path / "checkpoints")) return open_checkpoint(path);
+  auto newest = CheckpointStore(path / "checkpoints").newest_sound();
+  if (!newest) {
+    throw Error("[checkpoint] expected a sound checkpoint in " + (path / "checkpoints").string() +
+                ", got none");
+  }
+  return *newest;
+}
+
+}  // namespace
+
+NamedTensors model_tensors(const CausalLMImpl& model) {
+  NamedTensors tensors;
+  for (const auto& item : model.named_parameters()) tensors.emplace_back(item.key(), item.value());
+  for (const auto& item : model.named_buffers()) tensors.emplace_back(item.key(), item.value());
+  return tensors;
+}
+
+SavedModel load_model(const std::filesystem::path& path, const Runtime& runtime) {
+  Checkpoint checkpoint = find_checkpoint(path);
+  const auto config = from_json<ModelConfig>(nlohmann::json::parse(checkpoint.state.model_config),
+                                             (checkpoint.folder / "manifest.json").string());
+  CausalLM model(config, runtime.device);
+  load_into_named(checkpoint.model(), model_tensors(*model));
+  model->set_compute_dtype(runtime.compute_dtype);
+  return {model, std::move(checkpoint)};
+}
+
+}  // namespace crnet

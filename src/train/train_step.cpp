@@ -1,0 +1,34 @@
+#include "train/train_step.h"
+
+#include <cmath>
+
+namespace crnet {
+
+StepResult train_step(CausalLMImpl& model, torch::Device device, Loader& loader, AdamW& optimizer,
+                      const StepPlan& plan) {
+  StepResult result;
+
+  // 1. Gradients of every micro-batch, summed. The losses stay on the device until all are queued.
+  torch::Tensor loss_sum;
+  for (int64_t i = 0; i < plan.num_micro_batches; ++i) {
+    const Batch batch = loader.next();
+    const torch::Tensor loss = model.loss(batch.inputs.to(device, /*non_blocking=*/true),
+                                          batch.targets.to(device, /*non_blocking=*/true));
+    loss.backward();
+    loss_sum = loss_sum.defined() ? loss_sum + loss.detach() : loss.detach();
+  }
+  result.loss = loss_sum.item<double>() / static_cast<double>(plan.num_micro_batches);
+
+  // 2. The norm of their mean, which sets the clipping.
+  result.grad_norm = optimizer.clip_grad_norm(plan.clip_norm, plan.num_micro_batches);
+
+  // 3. The update, unless something is not finite: then neither weights nor moments may see it.
+  result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
+  if (!result.skipped) optimizer.step(plan.lr);
+
+  // 4. Room for the next step.
+  optimizer.zero_grad();
+  return result;
+}
+
+}  // namespace crnet

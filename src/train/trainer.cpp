@@ -1,0 +1,269 @@
+#include "crnet/train/trainer.h"
+
+#include <chrono>
+#include <cmath>
+
+#include "crnet/core/error.h"
+#include "crnet/core/file.h"
+#include "crnet/core/format.h"
+#include "crnet/core/log.h"
+#include "crnet/data/tokenizer.h"
+#include "crnet/model/costs.h"
+#include "crnet/train/evaluate.h"
+#include "crnet/train/metrics.h"
+#include "crnet/train/schedule.h"
+#include "crnet/train/stop_signal.h"
+#include "train/progress.h"
+#include "train/run_folder.h"
+#include "train/run_state.h"
+#include "train/train_step.h"
+
+namespace crnet {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr double kSmoothing = 0.95;
+
+// Both splits, checked against the model.
+struct RunData {
+  DataSet train;
+  std::optional<DataSet> validation;
+  std::filesystem::path tokenizer;
+};
+
+RunData open_data(const LoadedConfig<RunConfig>& loaded) {
+  const RunConfig& config = loaded.config;
+  if (config.data.path.empty()) {
+    throw UsageError(loaded.problem(
+        "data.path", "expected the folder that `crnet prepare` made, got nothing; add --set "
+                     "data.path=FOLDER"));
+  }
+  DataSetChecks checks;
+  checks.verify = config.data.verify;
+  RunData data{DataSet::open(config.data.path, "train", checks), std::nullopt,
+               std::filesystem::path(config.data.path) / kTokenizerFile};
+  const DataIndex& index = data.train.index();
+  if (index.vocab_size > config.model.vocab_size) {
+    throw UsageError(loaded.problem(
+        "model.vocab_size",
+        format("expected at least %d, the vocabulary of %s, got %ld", index.vocab_size,
+               config.data.path.c_str(), static_cast<long>(config.model.vocab_size))));
+  }
+  if (index.splits.contains("validation") && !index.splits.at("validation").shards.empty()) {
+    data.validation = DataSet::open(config.data.path, "validation", checks);
+  }
+  return data;
+}
+
+std::optional<Checkpoint> find_start(const RunFolder& folder, const TrainOptions& options,
+                                     CheckpointStore& store) {
+  if (options.resume.empty()) {
+    if (!folder.is_used()) return std::nullopt;
+    throw UsageError("[train] train.run_dir: expected a new folder, got " + folder.path.string() +
+                     ", which holds a run; go on with --resume auto, or choose another with --set "
+                     "train.run_dir=FOLDER");
+  }
+  if (options.resume != "auto") return open_checkpoint(options.resume);
+  auto newest = store.newest_sound();
+  if (!newest && !store.list().empty()) {
+    throw Error("[train] --resume auto: expected a sound checkpoint in " +
+                folder.checkpoints().string() + ", got none; start anew in another train.run_dir");
+  }
+  return newest;
+}
+
+class TrainingRun {
+ public:
+  TrainingRun(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options)
+      : config_(loaded.config),
+        folder_{config_.train.run_dir},
+        data_(open_data(loaded)),
+        windows_check_(data_.train, config_.data.sequence_length),
+        runtime_(select_runtime(config_.train)),
+        store_(folder_.checkpoints(), config_.checkpoint.keep_last, config_.checkpoint.keep_every),
+        start_(find_start(folder_, options, store_)),
+        state_(config_, runtime_),
+        peak_flops_(measure_peak_flops(runtime_)) {
+    if (start_) {
+      state_.restore(*start_);
+    } else {
+      state_.start(static_cast<uint64_t>(config_.train.seed));
+    }
+    folder_.describe_run(loaded, runtime_, peak_flops_);
+    log::add_file(folder_.log());
+  }
+  ~TrainingRun() { log::close_files(); }
+  TrainingRun(const TrainingRun&) = delete;
+  TrainingRun& operator=(const TrainingRun&) = delete;
+
+  TrainSummary run();
+
+ private:
+  void announce() const;
+  StepMetrics one_step();
+  void validate();
+  void save();
+  void stop_on_bad_steps(const StepMetrics& metrics) const;
+  [[nodiscard]] bool is_due(int64_t every) const {
+    return every > 0 && state_.step % every == 0 && state_.step < config_.train.steps;
+  }
+  [[nodiscard]] LoaderOptions loader_options() const;
+
+  const RunConfig config_;
+  const RunFolder folder_;
+  const RunData data_;
+  const TokenWindows windows_check_;  // refuses a split that is shorter than a window, first of all
+  const Runtime runtime_;
+  CheckpointStore store_;
+  const std::optional<Checkpoint> start_;
+  RunState state_;
+  const double peak_flops_;
+  std::optional<Loader> loader_;
+  std::optional<MetricsFile> metrics_;
+  std::optional<Progress> progress_;
+  TrainSummary summary_;
+  std::string failed_save_;
+};
+
+void TrainingRun::announce() const {
+  const auto counts = count_parameters(config_.model);
+  log::info(format("%s with %s parameters on %s; data %s, %s tokens",
+                   enum_name(config_.model.architecture),
+                   format_count(static_cast<double>(counts.total())).c_str(),
+                   describe(runtime_).c_str(), config_.data.path.c_str(),
+                   format_count(static_cast<double>(data_.train.tokens())).c_str()));
+  if (start_) {
+    log::info("resumed from " + start_->folder.string());
+    warn_of_changes(*start_, config_, runtime_);
+  }
+}
+
+LoaderOptions TrainingRun::loader_options() const {
+  LoaderOptions options;
+  options.batch = config_.train.micro_batch;
+  options.sequence_length = config_.data.sequence_length;
+  options.seed = static_cast<uint64_t>(config_.train.seed);
+  options.start_position = state_.samples_consumed;
+  options.pin_memory = runtime_.device.is_cuda();
+  return options;
+}
+
+TrainSummary TrainingRun::run() {
+  const StopSignal signals;
+  announce();
+  loader_.emplace(data_.train, loader_options());
+  metrics_.emplace(folder_.metrics(), state_.step);
+  progress_.emplace(config_.train.steps, config_.train.log_every);
+  summary_.run_dir = folder_.path;
+  if (state_.step == 0) validate();
+  while (state_.step < config_.train.steps && StopSignal::received() == 0) {
+    const StepMetrics metrics = one_step();
+    metrics_->write(metrics);
+    progress_->show(metrics);
+    stop_on_bad_steps(metrics);
+    if (is_due(config_.train.eval_every)) validate();
+    if (is_due(config_.checkpoint.every)) save();
+  }
+  summary_.stopped = state_.step < config_.train.steps;
+  if (!summary_.stopped) validate();
+  save();
+  progress_.reset();
+  summary_.steps = state_.step;
+  summary_.skipped_steps = state_.skipped_steps;
+  if (!failed_save_.empty()) throw Error(failed_save_);
+  return summary_;
+}
+
+StepMetrics TrainingRun::one_step() {
+  const auto begin = Clock::now();
+  StepPlan plan;
+  plan.num_micro_batches = config_.accumulation_steps();
+  plan.lr =
+      learning_rate(config_.schedule, config_.optimizer.lr, state_.step, config_.train.steps);
+  plan.clip_norm = config_.optimizer.clip_norm;
+  const StepResult result =
+      train_step(*state_.model, runtime_.device, *loader_, state_.optimizer, plan);
+
+  const int64_t tokens = plan.num_micro_batches * config_.micro_batch_tokens();
+  state_.step += 1;
+  state_.samples_consumed = loader_->position();
+  state_.tokens_seen += tokens;
+  state_.skipped_steps += result.skipped ? 1 : 0;
+  state_.bad_steps_in_a_row = result.skipped ? state_.bad_steps_in_a_row + 1 : 0;
+  if (std::isfinite(result.loss)) {
+    state_.smoothed_loss = kSmoothing * state_.smoothed_loss + (1 - kSmoothing) * result.loss;
+    state_.smoothing_weight = kSmoothing * state_.smoothing_weight + (1 - kSmoothing);
+  }
+  summary_.final_loss = result.loss;
+
+  StepMetrics metrics;
+  metrics.step = state_.step;
+  metrics.loss = result.loss;
+  metrics.smoothed_loss =
+      state_.smoothing_weight > 0 ? state_.smoothed_loss / state_.smoothing_weight : result.loss;
+  metrics.lr = plan.lr;
+  metrics.grad_norm = result.grad_norm;
+  metrics.skipped = result.skipped;
+  metrics.tokens_seen = state_.tokens_seen;
+  metrics.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  metrics.tokens_per_second = static_cast<double>(tokens) / metrics.seconds;
+  metrics.peak_share = metrics.tokens_per_second *
+                       count_flops(config_.model, config_.data.sequence_length).training() /
+                       peak_flops_;
+  metrics.memory_bytes = peak_memory_bytes(runtime_.device);
+  return metrics;
+}
+
+void TrainingRun::stop_on_bad_steps(const StepMetrics& metrics) const {
+  if (!metrics.skipped) return;
+  log::warn(format("step %ld: loss %g, gradient norm %g: not finite, so the weights stay as they "
+                   "were (%ld in a row)",
+                   static_cast<long>(metrics.step), metrics.loss, metrics.grad_norm,
+                   static_cast<long>(state_.bad_steps_in_a_row)));
+  if (state_.bad_steps_in_a_row < config_.train.max_bad_steps) return;
+  const auto saved = store_.list();
+  throw Error(format("[train] step %ld: expected a finite loss and gradient, got %ld updates in a row "
+                     "without (train.max_bad_steps); nothing was overwritten, the last checkpoint is "
+                     "%s; try a lower optimizer.lr or precision fp32",
+                     static_cast<long>(metrics.step), static_cast<long>(state_.bad_steps_in_a_row),
+                     saved.empty() ? "none" : saved.back().c_str()));
+}
+
+void TrainingRun::validate() {
+  if (!data_.validation) return;
+  progress_->note("validating");
+  EvalOptions options;
+  options.batch = config_.train.micro_batch;
+  options.sequence_length = config_.data.sequence_length;
+  options.max_tokens = config_.train.eval_tokens;
+  const bool was_stopping = StopSignal::received() != 0;
+  const EvalResult result =
+      evaluate(*state_.model, runtime_.device, *data_.validation, options,
+               [&] { return was_stopping || StopSignal::received() == 0; });
+  if (!was_stopping && StopSignal::received() != 0) return;  // cut short: no figure to keep
+  summary_.validation_loss = result.loss;
+  const EvalMetrics metrics{state_.step, result.loss, result.perplexity(), result.tokens};
+  metrics_->write(metrics);
+  progress_->show(metrics);
+}
+
+void TrainingRun::save() {
+  progress_->note("saving");
+  write_loss_svg(folder_.picture(), metrics_->curve(), "Loss: " + folder_.path.string());
+  try {
+    summary_.checkpoint = store_.save(state_.capture(config_, runtime_, data_.tokenizer));
+    failed_save_.clear();
+  } catch (const Error& failure) {
+    // The weights are in memory still: a later save may find room.
+    failed_save_ = failure.what();
+    log::error(failed_save_);
+  }
+}
+
+}  // namespace
+
+TrainSummary train(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options) {
+  return TrainingRun(loaded, options).run();
+}
+
+}  // namespace crnet

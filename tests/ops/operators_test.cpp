@@ -1,0 +1,318 @@
+// Every operator: gradients against finite differences in fp64, and the fused version against its
+// plain twin over dtypes, odd sizes and strides.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "crnet/core/error.h"
+#include "crnet/ops/attention.h"
+#include "crnet/ops/linear_cross_entropy.h"
+#include "crnet/ops/low_rank_residual.h"
+#include "crnet/ops/rms_norm.h"
+#include "crnet/ops/rope.h"
+#include "crnet/ops/swiglu.h"
+#include "counting_allocator.h"
+#include "gradcheck.h"
+
+namespace crnet {
+namespace {
+
+using testing::expect_fused_matches_plain;
+using testing::expect_gradients_match;
+using testing::leaf;
+using testing::relative_error;
+using testing::tolerance_of;
+using torch::Tensor;
+using Tensors = std::vector<Tensor>;
+
+const auto kDouble = torch::TensorOptions().dtype(torch::kFloat64);
+const std::vector<torch::ScalarType> kFastDtypes = {torch::kFloat32, torch::kBFloat16};
+
+class Seeded : public ::testing::Test {
+ protected:
+  void SetUp() override { torch::manual_seed(7); }
+};
+class LowRankResidualTest : public Seeded {};
+class RmsNormTest : public Seeded {};
+class RopeTest : public Seeded {};
+class SwigluTest : public Seeded {};
+class AttentionTest : public Seeded {};
+class LinearCrossEntropyTest : public Seeded {};
+
+// ---- low-rank residual
+
+TEST_F(LowRankResidualTest, GradientsMatchFiniteDifferences) {
+  for (const double beta_value : {0.7, -0.4}) {
+    const auto x = leaf(torch::randn({2, 3, 5}, kDouble)), A = leaf(torch::randn({5, 2}, kDouble));
+    const auto B = leaf(torch::randn({2, 7}, kDouble)), y = leaf(torch::randn({2, 3, 7}, kDouble));
+    const auto beta = leaf(torch::full({}, beta_value, kDouble));
+    expect_gradients_match([&] { return low_rank_residual(x, A, B, y, beta, 1e-6); },
+                           {x, A, B, y, beta});
+  }
+}
+
+TEST_F(LowRankResidualTest, MatchesPlainOverDtypesAndOddSizes) {
+  for (const auto dtype : kFastDtypes) {
+    for (const auto& [in, r, out] : {std::array<int64_t, 3>{33, 7, 65}, {64, 16, 48}, {5, 1, 3}}) {
+      const Tensors inputs = {torch::randn({3, 11, in}).to(dtype), torch::randn({in, r}),
+                              torch::randn({r, out}), torch::randn({3, 11, out}).to(dtype),
+                              torch::full({}, -0.8)};
+      // The products round the fp32 factors to bf16 first; so does the reference.
+      const auto reference = [&](const Tensors& t) {
+        return plain::low_rank_residual(t[0], t[1].to(dtype).to(torch::kFloat64),
+                                        t[2].to(dtype).to(torch::kFloat64), t[3], t[4], 1e-6);
+      };
+      const auto fused = [](const Tensors& t) {
+        return low_rank_residual(t[0], t[1], t[2], t[3], t[4], 1e-6);
+      };
+      expect_fused_matches_plain(fused, reference, inputs, tolerance_of(dtype));
+    }
+  }
+}
+
+TEST_F(LowRankResidualTest, TakesNonContiguousInputs) {
+  const auto x = torch::randn({11, 3, 8}).transpose(0, 1), y = torch::randn({3, 9, 11}).mT();
+  const auto A = torch::randn({4, 8}).t(), B = torch::randn({9, 4}).t();
+  const auto beta = torch::full({}, 0.9);
+  EXPECT_LT(relative_error(low_rank_residual(x, A, B, y, beta, 1e-6),
+                           plain::low_rank_residual(x, A, B, y, beta, 1e-6)),
+            1e-6);
+}
+
+TEST_F(LowRankResidualTest, SignedScaleIsNeverZero) {
+  const auto beta = torch::tensor({0.0, -0.0, 0.5, -0.5, -1e-9});
+  const auto c = signed_scale(beta, 1e-6);
+  EXPECT_GT(c[0].item<float>(), 0);
+  EXPECT_GT(c[1].item<float>(), 0);  // sign(0) = +1
+  EXPECT_FLOAT_EQ(c[2].item<float>(), 0.500001f);
+  EXPECT_FLOAT_EQ(c[3].item<float>(), -0.500001f);
+  EXPECT_LT(c[4].item<float>(), 0);
+}
+
+TEST_F(LowRankResidualTest, KeepsNothingButTheLowRankProduct) {
+  const auto x = leaf(torch::randn({64, 32})), y_prev = leaf(torch::randn({64, 48}));
+  const auto A = leaf(torch::randn({32, 4})), B = leaf(torch::randn({4, 48}));
+  const auto beta = leaf(torch::ones({}));
+  const testing::CountingAllocator allocator;
+  const auto y = low_rank_residual(x, A, B, y_prev, beta, 1e-6);
+  const int64_t output = 64 * 48 * 4, low = 64 * 4 * 4;
+  EXPECT_GE(allocator.live_bytes(), output + low);
+  EXPECT_LE(allocator.live_bytes(), output + low + 16);  // and c
+}
+
+TEST_F(LinearCrossEntropyTest, NeverHoldsAllLogits) {
+  const int64_t rows = 4096, vocab = 16000, width = 8;
+  const auto hidden = leaf(torch::randn({rows, width}).to(torch::kBFloat16));
+  const auto w = leaf(torch::randn({vocab, width}));
+  const auto targets = torch::randint(vocab, {rows});
+  const testing::CountingAllocator allocator;
+  linear_cross_entropy(hidden, w, targets).backward();
+  EXPECT_LT(allocator.peak_bytes(), rows * vocab * 2);  // not even in bf16
+}
+
+TEST_F(LowRankResidualTest, WrongShapesAreNamed) {
+  try {
+    low_rank_residual(torch::randn({4, 8}), torch::randn({7, 2}), torch::randn({2, 8}),
+                      torch::randn({4, 8}), torch::ones({}), 1e-6);
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("A [7, 2]"), std::string::npos) << error.what();
+  }
+  EXPECT_THROW(low_rank_residual(torch::randn({4, 8}), torch::randn({8, 2}), torch::randn({2, 8}),
+                                 {}, torch::ones({}), 1e-6),
+               Error);
+}
+
+// ---- RMSNorm
+
+TEST_F(RmsNormTest, GradientsMatchFiniteDifferences) {
+  const auto x = leaf(torch::randn({2, 3, 6}, kDouble)), w = leaf(torch::randn({6}, kDouble));
+  expect_gradients_match([&] { return rms_norm(x, w, 1e-5); }, {x, w});
+}
+
+TEST_F(RmsNormTest, MatchesPlainOverDtypesAndOddSizes) {
+  for (const auto dtype : kFastDtypes) {
+    for (const int64_t width : {1, 7, 64, 515}) {
+      const Tensors inputs = {torch::randn({3, 37, width}).to(dtype), torch::randn({width})};
+      expect_fused_matches_plain([](const Tensors& t) { return rms_norm(t[0], t[1], 1e-5); },
+                                 [](const Tensors& t) { return plain::rms_norm(t[0], t[1], 1e-5); },
+                                 inputs, tolerance_of(dtype));
+    }
+  }
+}
+
+TEST_F(RmsNormTest, TakesNonContiguousInputs) {
+  const auto x = torch::randn({5, 16, 3}).mT();
+  const auto w = torch::randn({16});
+  EXPECT_LT(relative_error(rms_norm(x, w, 1e-5), plain::rms_norm(x.contiguous(), w, 1e-5)), 1e-6);
+}
+
+// ---- RoPE
+
+TEST_F(RopeTest, GradientsMatchFiniteDifferences) {
+  const auto table = rope_table(9, 6, 100.0);
+  const auto x = leaf(torch::randn({2, 4, 3, 6}, kDouble));
+  expect_gradients_match([&] { return rope(x, table.cosine, table.sine, 2); }, {x});
+}
+
+TEST_F(RopeTest, MatchesPlainOverDtypesAndOddSizes) {
+  for (const auto dtype : kFastDtypes) {
+    for (const int64_t size : {2, 6, 64}) {
+      const auto table = rope_table(40, size, 10000.0);
+      const Tensors inputs = {torch::randn({2, 33, 3, size}).to(dtype)};
+      expect_fused_matches_plain(
+          [&](const Tensors& t) { return rope(t[0], table.cosine, table.sine, 5); },
+          [&](const Tensors& t) { return plain::rope(t[0], table.cosine, table.sine, 5); }, inputs,
+          tolerance_of(dtype));
+    }
+  }
+}
+
+TEST_F(RopeTest, ScoresDependOnDistanceAlone) {
+  const auto table = rope_table(32, 8, 10000.0);
+  const auto q = torch::randn({1, 1, 1, 8}), k = torch::randn({1, 1, 1, 8});
+  const auto score = [&](int64_t i, int64_t j) {
+    return (rope(q, table.cosine, table.sine, i) * rope(k, table.cosine, table.sine, j))
+        .sum()
+        .item<float>();
+  };
+  EXPECT_NEAR(score(3, 1), score(30, 28), 1e-5);
+  EXPECT_GT(std::abs(score(3, 1) - score(30, 1)), 1e-4);
+}
+
+TEST_F(RopeTest, TooManyPositionsAreRefused) {
+  const auto table = rope_table(4, 8, 10000.0);
+  EXPECT_THROW(rope(torch::randn({1, 5, 1, 8}), table.cosine, table.sine), Error);
+}
+
+// ---- SwiGLU
+
+TEST_F(SwigluTest, GradientsMatchFiniteDifferences) {
+  const auto gate = leaf(torch::randn({3, 5}, kDouble)), up = leaf(torch::randn({3, 5}, kDouble));
+  expect_gradients_match([&] { return swiglu(gate, up); }, {gate, up});
+}
+
+TEST_F(SwigluTest, MatchesPlainOverDtypesAndOddSizes) {
+  for (const auto dtype : kFastDtypes) {
+    for (const int64_t width : {1, 17, 1376}) {
+      const Tensors inputs = {3 * torch::randn({31, width}).to(dtype),
+                              torch::randn({31, width}).to(dtype)};
+      expect_fused_matches_plain([](const Tensors& t) { return swiglu(t[0], t[1]); },
+                                 [](const Tensors& t) { return plain::swiglu(t[0], t[1]); }, inputs,
+                                 tolerance_of(dtype));
+    }
+  }
+}
+
+TEST_F(SwigluTest, HoldsAtTheEndsOfTheRangeAndPassesNaN) {
+  const auto gate = torch::tensor({-1e4f, -100.0f, -30.0f, 30.0f, 1e4f, NAN});
+  const auto y = swiglu(gate, torch::ones(6));
+  const auto expected = plain::swiglu(gate, torch::ones(6));
+  EXPECT_LT(relative_error(y.narrow(0, 0, 5), expected.narrow(0, 0, 5)), 1e-6);
+  EXPECT_TRUE(std::isnan(y[5].item<float>()));
+}
+
+// ---- attention
+
+TEST_F(AttentionTest, GradientsMatchFiniteDifferences) {
+  const auto q = leaf(torch::randn({1, 4, 4, 2}, kDouble));
+  const auto k = leaf(torch::randn({1, 4, 2, 2}, kDouble));
+  const auto v = leaf(torch::randn({1, 4, 2, 2}, kDouble));
+  expect_gradients_match([&] { return causal_attention(q, k, v); }, {q, k, v}, 1e-6);
+}
+
+TEST_F(AttentionTest, MatchesPlainWithGroupedHeadsAndCachedKeys) {
+  for (const auto dtype : kFastDtypes) {
+    for (const auto& [T, S, H, G] : {std::array<int64_t, 4>{9, 9, 4, 4}, {9, 9, 6, 2}, {1, 7, 4, 2},
+                                     {3, 8, 4, 1}, {65, 65, 2, 2}}) {
+      const Tensors inputs = {torch::randn({2, T, H, 8}).to(dtype),
+                              torch::randn({2, S, G, 8}).to(dtype),
+                              torch::randn({2, S, G, 8}).to(dtype)};
+      expect_fused_matches_plain(
+          [](const Tensors& t) { return causal_attention(t[0], t[1], t[2]); },
+          [](const Tensors& t) { return plain::causal_attention(t[0], t[1], t[2]); }, inputs,
+          tolerance_of(dtype));
+    }
+  }
+}
+
+TEST_F(AttentionTest, NothingLooksAhead) {
+  auto q = torch::randn({1, 6, 2, 4}), k = torch::randn({1, 6, 2, 4}), v = torch::randn({1, 6, 2, 4});
+  const auto before = causal_attention(q, k, v).narrow(1, 0, 5).clone();
+  k.select(1, 5).add_(10);
+  v.select(1, 5).add_(10);
+  EXPECT_TRUE(torch::equal(causal_attention(q, k, v).narrow(1, 0, 5), before));
+}
+
+// ---- head and cross entropy
+
+TEST_F(LinearCrossEntropyTest, GradientsMatchFiniteDifferences) {
+  const auto hidden = leaf(torch::randn({7, 3}, kDouble)), w = leaf(torch::randn({5, 3}, kDouble));
+  const auto targets = torch::tensor(std::vector<int64_t>{0, 4, 2, kIgnoredTarget, 1, 1, 3});
+  expect_gradients_match([&] { return linear_cross_entropy(hidden, w, targets, 2); }, {hidden, w});
+}
+
+TEST_F(LinearCrossEntropyTest, MatchesPlainOverDtypesChunksAndOddSizes) {
+  for (const auto dtype : kFastDtypes) {
+    for (const int64_t chunk : {0, 1, 16, 1000}) {
+      for (const int64_t vocab : {3, 31, 517}) {
+        auto targets = torch::randint(vocab, {37});
+        targets[5] = kIgnoredTarget;
+        const Tensors inputs = {torch::randn({37, 12}).to(dtype), torch::randn({vocab, 12})};
+        const auto reference = [&](const Tensors& t) {
+          return plain::linear_cross_entropy(t[0], t[1].to(dtype).to(torch::kFloat64), targets);
+        };
+        expect_fused_matches_plain(
+            [&](const Tensors& t) { return linear_cross_entropy(t[0], t[1], targets, chunk); },
+            reference, inputs, tolerance_of(dtype));
+      }
+    }
+  }
+}
+
+TEST_F(LinearCrossEntropyTest, WithoutGradientsGivesTheSameLoss) {
+  const auto hidden = leaf(torch::randn({37, 12})), w = leaf(torch::randn({31, 12}));
+  const auto targets = torch::randint(31, {37});
+  const double with = linear_cross_entropy(hidden, w, targets).item<double>();
+  const torch::NoGradGuard no_grad;
+  EXPECT_NEAR(linear_cross_entropy(hidden, w, targets).item<double>(), with, 1e-6 * with);
+}
+
+TEST_F(LinearCrossEntropyTest, BackwardScalesWithTheLossItself) {
+  const auto hidden = leaf(torch::randn({9, 4})), w = leaf(torch::randn({6, 4}));
+  const auto targets = torch::randint(6, {9});
+  const auto once = torch::autograd::grad({linear_cross_entropy(hidden, w, targets)}, {hidden, w});
+  const auto thrice =
+      torch::autograd::grad({3 * linear_cross_entropy(hidden, w, targets)}, {hidden, w});
+  EXPECT_LT(relative_error(thrice[0], 3 * once[0]), 1e-6);
+  EXPECT_LT(relative_error(thrice[1], 3 * once[1]), 1e-6);
+}
+
+TEST_F(LinearCrossEntropyTest, AllIgnoredIsZeroWithZeroGradients) {
+  const auto hidden = leaf(torch::randn({3, 4})), w = leaf(torch::randn({6, 4}));
+  const auto targets = torch::full({3}, kIgnoredTarget, torch::kInt64);
+  const auto loss = linear_cross_entropy(hidden, w, targets);
+  EXPECT_EQ(loss.item<double>(), 0);
+  EXPECT_EQ(torch::autograd::grad({loss}, {hidden})[0].abs().sum().item<double>(), 0);
+}
+
+TEST_F(LinearCrossEntropyTest, ATargetOutsideTheVocabularyIsNamed) {
+  try {
+    linear_cross_entropy(torch::randn({2, 4}), torch::randn({6, 4}), torch::tensor(std::vector<int64_t>{1, 6}));
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("got 6"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(LinearCrossEntropyTest, ANonFiniteLogitGivesANonFiniteLoss) {
+  for (const auto dtype : kFastDtypes) {
+    auto hidden = torch::randn({4, 8}).to(dtype);
+    hidden[2][3] = NAN;
+    const auto loss = linear_cross_entropy(leaf(hidden), torch::randn({33, 8}),
+                                           torch::tensor(std::vector<int64_t>{0, 1, 2, 3}));
+    EXPECT_FALSE(std::isfinite(loss.item<double>()));
+  }
+}
+
+}  // namespace
+}  // namespace crnet
