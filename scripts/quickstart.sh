@@ -56,15 +56,14 @@ make_perl_corpus() {
 
 prepare_data() {
   local input=$1 data=$2
-  if [[ -d $data ]]; then
+  if [[ -f $data/index.json ]]; then
     say "Data: $data is there"
     return
   fi
   say "Training a tokenizer of $VOCABULARY pieces and tokenizing $input"
-  rm -rf "$data.partial"
-  "$CRNET" prepare --input "$input" --train-tokenizer "$VOCABULARY" --output "$data.partial" \
+  rm -rf "$data"  # without an index it was not finished
+  "$CRNET" prepare --input "$input" --train-tokenizer "$VOCABULARY" --output "$data" \
     --validation-fraction 0.05
-  mv "$data.partial" "$data"
 }
 
 # The first of RUN, RUN.2, RUN.3, … that is not finished.

@@ -15,32 +15,32 @@ namespace {
 cxxopts::Options make_options() {
   cxxopts::Options options(
       "crnet prepare",
-      "Turns text into token shards for training: plain text and JSONL (.jsonl, .ndjson), each "
-      "also "
-      ".gz or .zst, files or folders. A plain file longer than --document-bytes is cut into "
-      "documents at blank lines, or at a line's end where no blank line comes before twice "
-      "that.\n");
+      "Turns text into token shards for training: plain text and JSONL (.jsonl, .ndjson), each\n"
+      "also .gz or .zst, files or folders. A plain file longer than --document-bytes is cut into\n"
+      "documents at blank lines, or at a line's end where none comes before twice that.\n");
   options.custom_help("[OPTION...] PATH…");
-  const auto text = [](const char* fallback) {
-    return cxxopts::value<std::string>()->default_value(fallback);
+  const PrepareOptions defaults;
+  const auto text = [] { return cxxopts::value<std::string>(); };
+  const auto count = [](auto fallback) {
+    return cxxopts::value<decltype(fallback)>()->default_value(std::to_string(fallback));
   };
-  options.add_options()("i,input", "files and folders of text", cxxopts::value<std::string>(),
-                        "PATH…")("o,output", "folder to make", cxxopts::value<std::string>(),
-                                 "DIR")(
-      "train-tokenizer", "train a tokenizer with this many pieces", cxxopts::value<int32_t>(), "N")(
-      "tokenizer", "or use this SentencePiece model", cxxopts::value<std::string>(), "FILE")(
-      "field", "key of the text in a line of JSONL", text("text"), "KEY")(
-      "validation-fraction", "share of documents kept for validation",
-      cxxopts::value<double>()->default_value("0.01"),
-      "X")("seed", "of the choice of validation documents",
-           cxxopts::value<uint64_t>()->default_value("0"), "N")(
-      "shard-tokens", "tokens in a shard", cxxopts::value<int64_t>()->default_value("100000000"),
-      "N")("document-bytes", "about where a plain file is cut into documents",
-           cxxopts::value<int64_t>()->default_value("16384"),
-           "N")("tokenizer-bytes", "most text that a tokenizer is trained on",
-                cxxopts::value<int64_t>()->default_value("200000000"), "N")(
-      "threads", "that encode; 0: one for each core", cxxopts::value<int64_t>()->default_value("0"),
-      "N")("force", "replace the data that the folder holds")("h,help", "this text");
+  auto add = options.add_options();
+  add("i,input", "files and folders of text", text(), "PATH…");
+  add("o,output", "folder to make", text(), "DIR");
+  add("train-tokenizer", "train a tokenizer with this many pieces", cxxopts::value<int32_t>(), "N");
+  add("tokenizer", "or use this SentencePiece model", text(), "FILE");
+  add("field", "key of the text in a line of JSONL", text()->default_value(defaults.field), "KEY");
+  add("validation-fraction", "share of documents kept for validation",
+      cxxopts::value<double>()->default_value(format("%g", defaults.validation_fraction)), "X");
+  add("seed", "of the choice of validation documents", count(defaults.seed), "N");
+  add("shard-tokens", "tokens in a shard", count(defaults.shard_tokens), "N");
+  add("document-bytes", "about where a plain file is cut into documents",
+      count(defaults.document_bytes), "N");
+  add("tokenizer-bytes", "most text that a tokenizer is trained on",
+      count(defaults.tokenizer_bytes), "N");
+  add("threads", "that encode; 0: one for each core", count(defaults.threads), "N");
+  add("force", "replace the data that the folder holds");
+  add("h,help", "this text");
   return options;
 }
 

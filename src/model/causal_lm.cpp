@@ -45,14 +45,13 @@ CausalLMImpl::CausalLMImpl(ModelConfig config, torch::Device device) : config_(s
   config_.validate();
   model_ = register_module("model", Decoder(config_, device));
   if (config_.tie_embeddings) return;
-  lm_head_ = register_module("lm_head", std::make_shared<torch::nn::Module>());
-  lm_head_->register_parameter("weight",
-                               empty_weight(config_.vocab_size, config_.hidden_size, device));
+  auto head = register_module("lm_head", std::make_shared<torch::nn::Module>());
+  lm_head_weight_ = head->register_parameter(
+      "weight", empty_weight(config_.vocab_size, config_.hidden_size, device));
 }
 
 const Tensor& CausalLMImpl::head_weight() const {
-  if (config_.tie_embeddings) return model_->embed_tokens;
-  return lm_head_->named_parameters(/*recurse=*/false)["weight"];
+  return config_.tie_embeddings ? model_->embed_tokens : lm_head_weight_;
 }
 
 Tensor CausalLMImpl::forward(const Tensor& tokens, KeyValueCaches* caches) {

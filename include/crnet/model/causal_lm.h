@@ -66,8 +66,7 @@ class CausalLMImpl : public torch::nn::Module {
   ModelConfig config_;
   torch::ScalarType compute_dtype_ = torch::kFloat32;
   Decoder model_{nullptr};
-  std::shared_ptr<torch::nn::Module> lm_head_;
-  torch::Tensor lm_head_weight_;
+  torch::Tensor lm_head_weight_;  // [V, C]; undefined where tied
 };
 TORCH_MODULE(CausalLM);
 
