@@ -18,6 +18,7 @@
 
 #include "crnet/core/error.h"
 #include "crnet/model/causal_lm.h"
+#include "crnet/train/device.h"
 #include "crnet/train/optimizer.h"
 #include "crnet/train/run_config.h"
 
@@ -201,6 +202,7 @@ json run(const Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  crnet::keep_freed_memory();
   try {
     std::cout << run(parse(argc, argv)) << std::endl;
   } catch (const std::exception& error) {

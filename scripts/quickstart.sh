@@ -62,8 +62,9 @@ prepare_data() {
   fi
   say "Training a tokenizer of $VOCABULARY pieces and tokenizing $input"
   rm -rf "$data"  # without an index it was not finished
+  # Short documents, so that a small text leaves some for validation.
   "$CRNET" prepare --input "$input" --train-tokenizer "$VOCABULARY" --output "$data" \
-    --validation-fraction 0.05
+    --validation-fraction 0.05 --document-bytes 4096
 }
 
 # The first of RUN, RUN.2, RUN.3, … that is not finished.

@@ -1,0 +1,224 @@
+// Whole runs of a tiny model: resuming to the bit, refusing what does not fit, staying whole when
+// numbers do not.
+#include "crnet/train/trainer.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <chrono>
+#include <csignal>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "crnet/core/error.h"
+#include "crnet/core/file.h"
+#include "crnet/data/data_index.h"
+#include "crnet/data/prepare.h"
+#include "crnet/train/checkpoint.h"
+#include "crnet/train/evaluate.h"
+#include "crnet/train/generate.h"
+#include "crnet/train/saved_model.h"
+
+namespace crnet {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Prepared once for all tests of this process: the public headers are the text.
+const fs::path& shared_data() {
+  static const fs::path folder = [] {
+    const fs::path made = fs::temp_directory_path() / ("crnet_trainer_" + std::to_string(getpid()));
+    fs::remove_all(made);
+    PrepareOptions options;
+    options.inputs = {fs::path(CRNET_SOURCE_DIR) / "include"};
+    options.output = made;
+    options.train_tokenizer = 500;
+    options.document_bytes = 2048;
+    options.validation_fraction = 0.1;
+    options.threads = 1;
+    prepare(options);
+    return made;
+  }();
+  return folder;
+}
+
+class TrainerTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::temp_directory_path() / ("crnet_run_" + std::to_string(getpid()));
+    fs::remove_all(folder_);
+    fs::create_directories(folder_);
+  }
+  void TearDown() override { fs::remove_all(folder_); }
+
+  LoadedConfig<RunConfig> config(const std::string& run, std::vector<std::string> more = {}) const {
+    std::vector<std::string> overrides = {
+        "model={hidden_size: 32, num_layers: 3, num_heads: 4, ffn_size: 48, vocab_size: 512, r: 8, "
+        "max_sequence_length: 64}",
+        "data={path: " + shared_data().string() + ", sequence_length: 32}",
+        "train={steps: 8, micro_batch: 2, global_batch_tokens: 128, threads: 1, device: cpu, "
+        "precision: fp32, eval_every: 0, eval_tokens: 256}",
+        "schedule={warmup_steps: 2}", "train.run_dir=" + (folder_ / run).string()};
+    overrides.insert(overrides.end(), more.begin(), more.end());
+    const fs::path file = folder_ / "empty.yaml";
+    std::ofstream(file) << "{}\n";
+    return load_run_config(file.string(), overrides);
+  }
+
+  static std::string weights(const TrainSummary& summary) {
+    return digest_file(summary.checkpoint / "model.safetensors").xxh3 +
+           digest_file(summary.checkpoint / "optimizer.safetensors").xxh3;
+  }
+
+  fs::path folder_;
+};
+
+TEST_F(TrainerTest, ResumedRunIsBitIdenticalToOneThatNeverStopped) {
+  for (const std::string precision : {"fp32", "bf16"}) {
+    const std::string set = "train.precision=" + precision;
+    const auto straight = train(config("straight-" + precision, {set}));
+    // The schedule looks at the number of steps, so the first part is the same run, cut off.
+    const auto part = config("parts-" + precision, {set, "checkpoint.every=5"});
+    train(part);
+    const fs::path middle = folder_ / ("parts-" + precision) / "checkpoints" / "step-00000005";
+    const auto resumed = train(config("resumed-" + precision, {set}), {middle.string()});
+    EXPECT_EQ(weights(resumed), weights(straight)) << precision;
+    EXPECT_EQ(resumed.final_loss, straight.final_loss);
+    EXPECT_EQ(resumed.validation_loss, straight.validation_loss);
+  }
+}
+
+TEST_F(TrainerTest, ResumeAutoTakesTheNewestAndKeepsOneLineOfMetricsPerStep) {
+  train(config("run", {"checkpoint.every=5"}));
+  fs::remove_all(folder_ / "run" / "checkpoints" / "step-00000008");
+  const auto summary = train(config("run"), {"auto"});
+  EXPECT_EQ(summary.steps, 8);
+  std::ifstream metrics(folder_ / "run" / "metrics.jsonl");
+  std::vector<int64_t> steps;
+  for (std::string text; std::getline(metrics, text);) {
+    const auto line = nlohmann::json::parse(text);
+    if (line["kind"] == "step") steps.push_back(line["step"]);
+  }
+  EXPECT_EQ(steps, (std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8}));
+}
+
+TEST_F(TrainerTest, TheLossFalls) {
+  const auto summary = train(config("run", {"train.steps=60", "optimizer.lr=0.01"}));
+  EXPECT_LT(*summary.validation_loss, 5.5);  // a uniform guess over 512 is 6.24
+}
+
+TEST_F(TrainerTest, AccumulationEqualsOneLargeBatch) {
+  const auto parts = train(config("parts", {"train.steps=3"}));
+  const auto whole = train(config("whole", {"train.steps=3", "train.micro_batch=4"}));
+  EXPECT_NEAR(parts.final_loss, whole.final_loss, 1e-5);
+}
+
+TEST_F(TrainerTest, AUsedFolderIsRefusedAndLeftAlone) {
+  train(config("run", {"train.steps=2"}));
+  const auto before = digest_file(folder_ / "run" / "metrics.jsonl");
+  try {
+    train(config("run", {"train.steps=2"}));
+    FAIL() << "expected an error";
+  } catch (const UsageError& error) {
+    EXPECT_NE(std::string(error.what()).find("--resume auto"), std::string::npos) << error.what();
+  }
+  EXPECT_EQ(digest_file(folder_ / "run" / "metrics.jsonl"), before);
+}
+
+TEST_F(TrainerTest, NothingIsCreatedWhereTheDataDoesNotFit) {
+  EXPECT_THROW(train(config("run", {"data.path=" + (folder_ / "nowhere").string()})), Error);
+  EXPECT_THROW(train(config("run", {"model.vocab_size=100"})), UsageError);
+  EXPECT_FALSE(fs::exists(folder_ / "run"));
+}
+
+TEST_F(TrainerTest, ACheckpointOfAnotherModelIsRefusedByName) {
+  const auto summary = train(config("run", {"train.steps=2"}));
+  try {
+    train(config("other", {"model.hidden_size=64"}), {summary.checkpoint.string()});
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("another model"), std::string::npos) << error.what();
+  }
+}
+
+TEST_F(TrainerTest, NonFiniteUpdatesAreSkippedAndEndTheRunWithoutOverwriting) {
+  const auto sound = train(config("sound", {"train.steps=2", "checkpoint.every=1"}));
+  // A checkpoint whose weights make every loss NaN, as a broken machine might.
+  auto content = [&] {
+    CheckpointContent made;
+    const auto checkpoint = open_checkpoint(sound.checkpoint);
+    const auto model = checkpoint.model(), optimizer = checkpoint.optimizer();
+    for (const auto& name : model.names()) made.model.emplace_back(name, model.load(name));
+    for (const auto& name : optimizer.names()) made.optimizer.emplace_back(name, optimizer.load(name));
+    for (auto& [name, tensor] : made.model) {
+      if (name == "model.norm.weight") tensor.fill_(NAN);
+    }
+    made.state = checkpoint.state;
+    made.tokenizer = checkpoint.tokenizer();
+    return made;
+  }();
+  CheckpointStore store(folder_ / "broken", 5);
+  const auto broken = store.save(content);
+  try {
+    train(config("run", {"train.max_bad_steps=3"}), {broken.string()});
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("3 updates in a row"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "run" / "checkpoints"));
+  std::ifstream metrics(folder_ / "run" / "metrics.jsonl");
+  std::string line;
+  std::getline(metrics, line);
+  EXPECT_TRUE(nlohmann::json::parse(line)["skipped"].get<bool>());
+}
+
+TEST_F(TrainerTest, ASignalEndsTheRunAfterTheStepWithACheckpoint) {
+  std::thread killer([] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+    std::raise(SIGTERM);
+  });
+  const auto summary = train(config("run", {"train.steps=100000"}));
+  killer.join();
+  EXPECT_TRUE(summary.stopped);
+  EXPECT_LT(summary.steps, 100000);
+  EXPECT_EQ(open_checkpoint(summary.checkpoint).state.step, summary.steps);
+}
+
+TEST_F(TrainerTest, ASavedModelGivesTheSameLossAndText) {
+  const auto summary = train(config("run", {"train.steps=5"}));
+  TrainConfig choice;
+  choice.device = DeviceChoice::kCpu;
+  choice.precision = PrecisionChoice::kFp32;
+  choice.threads = 1;
+  const auto runtime = select_runtime(choice);
+  auto saved = load_model(folder_ / "run", runtime);
+  EvalOptions options{2, 32, 256};
+  const auto validation = DataSet::open(shared_data(), "validation");
+  EXPECT_EQ(evaluate(*saved.model, runtime.device, validation, options).loss,
+            *summary.validation_loss);
+
+  GenerateOptions sampling;
+  sampling.max_tokens = 20;
+  const std::vector<int32_t> prompt = {5, 6, 7};
+  const auto text = generate(*saved.model, runtime.device, prompt, sampling);
+  EXPECT_EQ(text.size(), 20u);
+  EXPECT_EQ(generate(*saved.model, runtime.device, prompt, sampling), text);
+  sampling.use_cache = false;
+  EXPECT_EQ(generate(*saved.model, runtime.device, prompt, sampling), text);
+  sampling.seed = 1;
+  EXPECT_NE(generate(*saved.model, runtime.device, prompt, sampling), text);
+}
+
+TEST(SampleToken, TopPAndTemperatureLimitTheChoice) {
+  const auto logits = torch::log(torch::tensor({0.5f, 0.3f, 0.15f, 0.05f}));
+  EXPECT_EQ(sample_token(logits, 0, 1, 0.99), 0);
+  EXPECT_EQ(sample_token(logits, 1, 1, 0.49), 0);
+  EXPECT_EQ(sample_token(logits, 1, 1, 0.51), 1);
+  EXPECT_EQ(sample_token(logits, 1, 1, 0.96), 3);
+  EXPECT_EQ(sample_token(logits, 1, 0.75, 0.999), 1);  // two tokens make 0.8
+}
+
+}  // namespace
+}  // namespace crnet
