@@ -4,7 +4,7 @@ Every contender is a process of its own that is started, warmed up and kept; the
 the same cores, a few steps each, for several rounds. A machine's speed moves within minutes, so the
 ratios are taken inside each round and the table gives their median.
 
-  python benchmarks/compare_train_step.py --ours build/benchmarks/crnet_bench_train_step
+  python benchmarks/compare_train_step.py --ours build/release/benchmarks/crnet_bench_train_step
 """
 
 import argparse

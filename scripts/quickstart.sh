@@ -89,7 +89,7 @@ train() {
   fi
   "$CRNET" train "$RECIPE" --set "data.path=$data" --set "train.run_dir=$run" "${resume[@]}" \
     "${train_arguments[@]}"
-  touch "$run/.finished"
+  if grep -q ' done after ' "$run/train.log"; then touch "$run/.finished"; fi
 }
 
 corpus=runs/quickstart/text

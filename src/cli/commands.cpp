@@ -34,9 +34,9 @@ std::vector<std::string> overrides_in(const cxxopts::ParseResult& parsed) {
 }
 
 std::string required(const cxxopts::ParseResult& parsed, const std::string& name,
-                     const std::string& command) {
+                     const std::string& command, const std::string& what) {
   if (parsed.count(name) != 0) return parsed[name].as<std::string>();
-  throw UsageError("[" + command + "] expected " + name + ", got none; see crnet " + command +
+  throw UsageError("[" + command + "] expected " + what + ", got none; see crnet " + command +
                    " --help");
 }
 

@@ -25,8 +25,8 @@ void add_runtime_options(cxxopts::Options& options);
 /// Every --set in order. Not a cxxopts list: that would split model.r=[64,128] at its comma.
 std::vector<std::string> overrides_in(const cxxopts::ParseResult& parsed);
 
-/// The value of a positional argument that has to be there.
+/// The value of an argument that has to be there; `what` names it in the error.
 std::string required(const cxxopts::ParseResult& parsed, const std::string& name,
-                     const std::string& command);
+                     const std::string& command, const std::string& what);
 
 }  // namespace crnet

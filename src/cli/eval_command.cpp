@@ -18,7 +18,8 @@ cxxopts::Options eval_options() {
                         cxxopts::value<std::string>())(
       "data", "folder that `crnet prepare` made", cxxopts::value<std::string>())(
       "split", "train or validation", cxxopts::value<std::string>()->default_value("validation"))(
-      "sequence-length", "tokens per window", cxxopts::value<int64_t>()->default_value("256"))(
+      "sequence-length", "tokens per window; 0: as in training",
+      cxxopts::value<int64_t>()->default_value("0"))(
       "batch", "windows per forward pass", cxxopts::value<int64_t>()->default_value("8"))(
       "tokens", "tokens to read; 0: all", cxxopts::value<int64_t>()->default_value("0"))(
       "h,help", "this text");
@@ -28,10 +29,12 @@ cxxopts::Options eval_options() {
   return options;
 }
 
-EvalOptions sizes_in(const cxxopts::ParseResult& parsed, const ModelConfig& model) {
+EvalOptions sizes_in(const cxxopts::ParseResult& parsed, const SavedModel& saved) {
+  const ModelConfig& model = saved.model->config();
   EvalOptions options;
   options.batch = parsed["batch"].as<int64_t>();
   options.sequence_length = parsed["sequence-length"].as<int64_t>();
+  if (options.sequence_length == 0) options.sequence_length = saved.trained_sequence_length();
   options.max_tokens = parsed["tokens"].as<int64_t>();
   if (options.batch < 1 || options.max_tokens < 0) {
     throw UsageError("[eval] expected --batch of at least 1 and --tokens of at least 0");
@@ -53,8 +56,8 @@ int run_eval(int argc, char** argv) {
     std::printf("%s", options.help().c_str());
     return 0;
   }
-  const std::string path = required(parsed, "checkpoint", "eval");
-  const std::string data = required(parsed, "data", "eval");
+  const std::string path = required(parsed, "checkpoint", "eval", "a checkpoint");
+  const std::string data = required(parsed, "data", "eval", "--data DIR");
   const Runtime runtime = runtime_from(parsed);
   SavedModel saved = load_model(path, runtime);
   DataSetChecks checks;
@@ -62,7 +65,7 @@ int run_eval(int argc, char** argv) {
   checks.tokenizer_hash = Tokenizer::load(saved.checkpoint.tokenizer()).hash();
   const DataSet dataset = DataSet::open(data, parsed["split"].as<std::string>(), checks);
   const EvalResult result = evaluate(*saved.model, runtime.device, dataset,
-                                     sizes_in(parsed, saved.model->config()));
+                                     sizes_in(parsed, saved));
   std::printf("checkpoint    %s (step %ld)\ntokens        %ld\nloss          %.4f nats per token\n"
               "perplexity    %.3f\nbits per byte %.4f\n",
               saved.checkpoint.folder.c_str(), static_cast<long>(saved.checkpoint.state.step),

@@ -55,7 +55,7 @@ int run_generate(int argc, char** argv) {
     std::printf("%s", options.help().c_str());
     return 0;
   }
-  const std::string path = required(parsed, "checkpoint", "generate");
+  const std::string path = required(parsed, "checkpoint", "generate", "a checkpoint");
   const Runtime runtime = runtime_from(parsed);
   SavedModel saved = load_model(path, runtime);
   const Tokenizer tokenizer = Tokenizer::load(saved.checkpoint.tokenizer());

@@ -101,7 +101,7 @@ int run_plan(int argc, char** argv) {
     std::printf("%s", options.help().c_str());
     return 0;
   }
-  const auto loaded = load_run_config(required(parsed, "config", "plan"), overrides_in(parsed));
+  const auto loaded = load_run_config(required(parsed, "config", "plan", "a recipe or model file"), overrides_in(parsed));
   print_parameters(loaded.config.model);
   print_flops(loaded.config);
   print_memory(loaded.config);

@@ -1,10 +1,7 @@
 // crnet train: a run as a configuration file says.
-#include <cmath>
 #include <cstdio>
 
 #include "cli/commands.h"
-#include "crnet/core/format.h"
-#include "crnet/core/log.h"
 #include "crnet/train/trainer.h"
 
 namespace crnet {
@@ -21,21 +18,6 @@ cxxopts::Options train_options() {
   return options;
 }
 
-void report(const TrainSummary& summary, const std::string& config) {
-  if (summary.stopped) {
-    log::info(format("stopped after step %ld and saved %s; go on with: crnet train %s --resume auto "
-                     "(and the same --set)",
-                     static_cast<long>(summary.steps), summary.checkpoint.c_str(), config.c_str()));
-    return;
-  }
-  log::info(format("done after %ld steps%s; checkpoint %s, curve %s",
-                   static_cast<long>(summary.steps),
-                   summary.skipped_steps == 0
-                       ? ""
-                       : format(" (%ld skipped)", static_cast<long>(summary.skipped_steps)).c_str(),
-                   summary.checkpoint.c_str(), (summary.run_dir / "loss.svg").c_str()));
-}
-
 }  // namespace
 
 int run_train(int argc, char** argv) {
@@ -45,11 +27,11 @@ int run_train(int argc, char** argv) {
     std::printf("%s", options.help().c_str());
     return 0;
   }
-  const std::string config = required(parsed, "config", "train");
-  const auto loaded = load_run_config(config, overrides_in(parsed));
+  const auto loaded =
+      load_run_config(required(parsed, "config", "train", "a recipe"), overrides_in(parsed));
   TrainOptions train_options;
   if (parsed.count("resume") != 0) train_options.resume = parsed["resume"].as<std::string>();
-  report(train(loaded, train_options), config);
+  train(loaded, train_options);
   return 0;
 }
 

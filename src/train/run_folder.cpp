@@ -1,6 +1,5 @@
 #include "train/run_folder.h"
 
-#include <ATen/Version.h>
 #include <torch/headeronly/version.h>
 #include <unistd.h>
 
@@ -10,6 +9,7 @@
 #include "crnet/config/print.h"
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"
+#include "crnet/core/format.h"
 #include "crnet/core/version.h"
 #include "crnet/model/costs.h"
 
@@ -52,7 +52,7 @@ bool RunFolder::is_used() const {
 }
 
 void RunFolder::describe_run(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
-                             double peak_flops) const {
+                             double peak_flops, int64_t first_step) const {
   std::error_code failure;
   std::filesystem::create_directories(path, failure);
   if (failure) {
@@ -60,7 +60,9 @@ void RunFolder::describe_run(const LoadedConfig<RunConfig>& loaded, const Runtim
                 ", got: " + failure.message());
   }
   write_text_atomic(path / "config.yaml", to_yaml(loaded));
-  write_text_atomic(path / "run.json", run_json(loaded.config, runtime, peak_flops));
+  const std::string name =
+      first_step == 0 ? "run.json" : format("run-from-%ld.json", static_cast<long>(first_step));
+  write_text_atomic(path / name, run_json(loaded.config, runtime, peak_flops));
 }
 
 }  // namespace crnet

@@ -21,9 +21,10 @@ struct RunFolder {
   /// Whether a run has written here before.
   [[nodiscard]] bool is_used() const;
 
-  /// Creates the folder and writes config.yaml and run.json. Throws Error where it cannot.
+  /// Creates the folder and writes config.yaml and run.json, or for a part that goes on from a
+  /// later step run-from-STEP.json. Throws Error where it cannot.
   void describe_run(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
-                    double peak_flops) const;
+                    double peak_flops, int64_t first_step) const;
 };
 
 }  // namespace crnet

@@ -31,6 +31,10 @@ NamedTensors model_tensors(const CausalLMImpl& model) {
   return tensors;
 }
 
+int64_t SavedModel::trained_sequence_length() const {
+  return nlohmann::json::parse(checkpoint.state.run_config).at("data").at("sequence_length");
+}
+
 SavedModel load_model(const std::filesystem::path& path, const Runtime& runtime) {
   Checkpoint checkpoint = find_checkpoint(path);
   const auto config = from_json<ModelConfig>(nlohmann::json::parse(checkpoint.state.model_config),

@@ -38,6 +38,11 @@ RunData open_data(const LoadedConfig<RunConfig>& loaded) {
         "data.path", "expected the folder that `crnet prepare` made, got nothing; add --set "
                      "data.path=FOLDER"));
   }
+  if (!std::filesystem::exists(std::filesystem::path(config.data.path) / kIndexFile)) {
+    throw UsageError(loaded.problem(
+        "data.path", "expected a folder that `crnet prepare` finished, got " + config.data.path +
+                         ", which has no " + kIndexFile));
+  }
   DataSetChecks checks;
   checks.verify = config.data.verify;
   RunData data{DataSet::open(config.data.path, "train", checks), std::nullopt,
@@ -55,6 +60,17 @@ RunData open_data(const LoadedConfig<RunConfig>& loaded) {
   return data;
 }
 
+// A later `--resume auto` would take the abandoned continuation for the newest state.
+void refuse_to_fork(const RunFolder& folder, const CheckpointStore& store,
+                    const Checkpoint& chosen) {
+  const auto saved = store.list();
+  if (saved.empty() || saved.back().filename() <= chosen.folder.filename()) return;
+  throw UsageError("[train] --resume: expected the newest checkpoint of " + folder.path.string() +
+                   ", got " + chosen.folder.filename().string() + ", and there is " +
+                   saved.back().filename().string() +
+                   "; go on from the older one in a new folder with --set train.run_dir=FOLDER");
+}
+
 std::optional<Checkpoint> find_start(const RunFolder& folder, const TrainOptions& options,
                                      CheckpointStore& store) {
   if (options.resume.empty()) {
@@ -63,7 +79,11 @@ std::optional<Checkpoint> find_start(const RunFolder& folder, const TrainOptions
                      ", which holds a run; go on with --resume auto, or choose another with --set "
                      "train.run_dir=FOLDER");
   }
-  if (options.resume != "auto") return open_checkpoint(options.resume);
+  if (options.resume != "auto") {
+    Checkpoint chosen = open_checkpoint(options.resume);
+    refuse_to_fork(folder, store, chosen);
+    return chosen;
+  }
   auto newest = store.newest_sound();
   if (!newest && !store.list().empty()) {
     throw Error("[train] --resume auto: expected a sound checkpoint in " +
@@ -76,6 +96,7 @@ class TrainingRun {
  public:
   TrainingRun(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options)
       : config_(loaded.config),
+        config_path_(loaded.path),
         folder_{config_.train.run_dir},
         data_(open_data(loaded)),
         windows_check_(data_.train, config_.data.sequence_length),
@@ -89,7 +110,7 @@ class TrainingRun {
     } else {
       state_.start(static_cast<uint64_t>(config_.train.seed));
     }
-    folder_.describe_run(loaded, runtime_, peak_flops_);
+    folder_.describe_run(loaded, runtime_, peak_flops_, state_.step);
     log::add_file(folder_.log());
   }
   ~TrainingRun() { log::close_files(); }
@@ -104,12 +125,14 @@ class TrainingRun {
   void validate();
   void save();
   void stop_on_bad_steps(const StepMetrics& metrics) const;
+  void say_how_it_ended() const;
   [[nodiscard]] bool is_due(int64_t every) const {
     return every > 0 && state_.step % every == 0 && state_.step < config_.train.steps;
   }
   [[nodiscard]] LoaderOptions loader_options() const;
 
   const RunConfig config_;
+  const std::string config_path_;
   const RunFolder folder_;
   const RunData data_;
   const TokenWindows windows_check_;  // refuses a split that is shorter than a window, first of all
@@ -171,7 +194,25 @@ TrainSummary TrainingRun::run() {
   summary_.steps = state_.step;
   summary_.skipped_steps = state_.skipped_steps;
   if (!failed_save_.empty()) throw Error(failed_save_);
+  say_how_it_ended();
   return summary_;
+}
+
+void TrainingRun::say_how_it_ended() const {
+  if (summary_.stopped) {
+    log::info(format("stopped after step %ld and saved %s; go on with: crnet train %s --resume auto "
+                     "(and the same --set)",
+                     static_cast<long>(summary_.steps), summary_.checkpoint.c_str(),
+                     config_path_.c_str()));
+    return;
+  }
+  const std::string skipped =
+      summary_.skipped_steps == 0
+          ? ""
+          : format(" (%ld skipped)", static_cast<long>(summary_.skipped_steps));
+  log::info(format("done after %ld steps%s; checkpoint %s, curve %s",
+                   static_cast<long>(summary_.steps), skipped.c_str(), summary_.checkpoint.c_str(),
+                   folder_.picture().c_str()));
 }
 
 StepMetrics TrainingRun::one_step() {

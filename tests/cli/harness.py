@@ -170,12 +170,19 @@ class CliTest(unittest.TestCase):
         self.assertEqual(result.returncode, 0, f"{arguments}\n{result.stderr}")
         return result
 
+    def succeeds_not(self, arguments):
+        """Exits with 1 or 2, perhaps after log lines, and says so in one last line."""
+        result = crnet(*arguments, cwd=self.scratch)
+        self.assertIn(result.returncode, (1, 2), f"{arguments}\n{result.stderr}")
+        self.assertRegex(result.stderr, r"(?:\A|\n)crnet: [^\n]+\n\Z")
+        return result
+
     def fails(self, codes, arguments, *named, cwd=None):
         """Exits with one of `codes`, prints one line, and this names all of `named`."""
         result = crnet(*arguments, cwd=cwd or self.scratch)
-        shown = f"crnet {' '.join(map(str, arguments))}\n{result.stdout}{result.stderr}"
+        shown = f"crnet {' '.join(map(str, arguments))[:500]}\n{result.stdout[:500]}{result.stderr}"
         self.assertIn(result.returncode, codes, shown)
-        self.assertEqual(result.stdout, "", shown)
+        self.assertFalse(result.stdout, f"expected no output before an error\n{shown}")
         self.assertRegex(result.stderr, r"\Acrnet: [^\n]+\n\Z", shown)
         for text in named:
             self.assertIn(str(text), result.stderr, shown)

@@ -18,8 +18,8 @@ struct Runtime {
 };
 
 /// Resolves device, precision and threads, and sets LibTorch's thread count. `auto` takes CUDA where
-/// there is a GPU, and bf16 where the device multiplies it natively (AVX512-BF16 or AMX on x86; on
-/// CUDA where a bf16 product is measured to be faster than fp32). Throws UsageError for CUDA without
+/// there is a GPU, and bf16 where the device multiplies it natively (AVX512-BF16 or AMX on x86,
+/// BF16 on Arm; on CUDA where a bf16 product is measured to be faster than fp32). Throws UsageError for CUDA without
 /// a usable GPU.
 Runtime select_runtime(const TrainConfig& config);
 
@@ -37,8 +37,8 @@ std::string describe(const Runtime& runtime);
 std::string dtype_name(torch::ScalarType dtype);
 
 /// Tells glibc to keep the memory that LibTorch frees instead of handing it back to the system and
-/// faulting it in again a moment later: 1.25 times faster training steps on a CPU. For the whole
-/// process, so it is for a program to call, at its start; the crnet command does.
+/// faulting it in again a moment later, which costs a training step on a CPU 125,000 page faults at
+/// 60M (docs/performance.md). For the whole process, so it is for a program to call, at its start; the crnet command does.
 void keep_freed_memory();
 
 }  // namespace crnet

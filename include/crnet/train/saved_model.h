@@ -17,6 +17,9 @@ NamedTensors model_tensors(const CausalLMImpl& model);
 struct SavedModel {
   CausalLM model;
   Checkpoint checkpoint;
+
+  /// data.sequence_length of the run that saved it.
+  [[nodiscard]] int64_t trained_sequence_length() const;
 };
 
 /// Loads and verifies a checkpoint: its folder, or a run's folder, whose newest sound checkpoint is

@@ -13,7 +13,8 @@ namespace crnet {
 
 struct TrainOptions {
   /// "": start anew; the run's folder must not hold a run. "auto": go on from the newest sound
-  /// checkpoint of the run's folder, or start anew where it has none. Else a checkpoint's folder.
+  /// checkpoint of the run's folder, or start anew where it has none. Else a checkpoint's folder,
+  /// which must not be older than the newest one in the run's folder.
   std::string resume;
 };
 
@@ -29,7 +30,7 @@ struct TrainSummary {
 /// Trains, and writes into train.run_dir:
 ///
 ///   config.yaml     the resolved configuration, with the source of every value
-///   run.json        version, device, precision, counts, start
+///   run.json        version, device, precision, counts, start; run-from-STEP.json of later parts
 ///   metrics.jsonl   see metrics.h
 ///   loss.svg        the curve so far
 ///   train.log       what was said on the terminal

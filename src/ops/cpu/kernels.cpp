@@ -1,4 +1,4 @@
-// Compiled once for each CRNET_CPU_VARIANT (see CMakeLists.txt) with -fassociative-math, so that
+// Compiled once for each CRNET_CPU_VARIANT (see cmake/CrnetCpuKernels.cmake) with -fassociative-math, so that
 // the plain loops below become vector code. Only C headers: see kernels.h.
 #include "ops/cpu/kernels.h"
 

@@ -1,0 +1,134 @@
+"""What a run refuses: a folder in use, a damaged checkpoint, another model's. It names it, and leaves
+everything as it was."""
+import shutil
+
+from harness import (LAST_CHECKPOINT, CliTest, change_byte, checkpoints, digest, fixture,
+                     train_arguments)
+
+NEWEST, OLDER = "step-00000030", "step-00000027"
+
+
+class UsedFolder(CliTest):
+    def test_it_is_refused_and_left_alone(self):
+        run_dir = self.copy_of_straight_run()
+        before = digest(run_dir)
+        self.refused(train_arguments(run_dir), "train.run_dir", run_dir, "--resume auto")
+        self.assertEqual(digest(run_dir), before)
+
+    def test_a_finished_run_resumes_to_itself(self):
+        run_dir = self.copy_of_straight_run()
+        self.succeeds(*train_arguments(run_dir, "--resume", "auto"))
+        self.assert_same_end(run_dir, "fp32")
+        self.assertEqual(checkpoints(run_dir), [OLDER, NEWEST])
+
+
+class DamagedCheckpoint(CliTest):
+    def damages(self):
+        """Ways to damage a checkpoint, each with the file that a refusal has to name."""
+        for name in ("model.safetensors", "optimizer.safetensors", "tokenizer.model"):
+            yield name, lambda path: change_byte(path, path.stat().st_size // 2)
+            yield name, lambda path: path.unlink()
+        yield "model.safetensors", lambda path: change_byte(path, -1)
+        yield "model.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-1])
+        yield "manifest.json", lambda path: path.write_text(
+            path.read_text().replace('"step": 30', '"step": 29'))
+        yield "manifest.json", lambda path: path.write_text(path.read_text()[:-100])
+        yield "manifest.json", lambda path: path.unlink()
+
+    def test_it_is_refused_by_name_where_it_was_asked_for(self):
+        for number, (name, damage) in enumerate(self.damages()):
+            with self.subTest(name, number=number):
+                checkpoint = self.scratch / f"copy-{number}"
+                shutil.copytree(fixture("straight-fp32") / LAST_CHECKPOINT, checkpoint)
+                damage(checkpoint / name)
+                run_dir = self.scratch / "run"
+                self.fails((1, 2), train_arguments(run_dir, "--resume", checkpoint),
+                           checkpoint / name)
+                self.assertFalse(run_dir.exists())
+        self.fails((1, 2), ["generate", checkpoint, "--prompt", "a"], checkpoint)
+        self.fails((1, 2), ["eval", checkpoint, "--data", fixture("data")], checkpoint)
+
+    def test_auto_warns_and_takes_the_newest_sound_one(self):
+        run_dir = self.copy_of_straight_run()
+        change_byte(run_dir / LAST_CHECKPOINT / "model.safetensors", 5000)
+        resumed = self.succeeds(*train_arguments(run_dir, "--resume", "auto"))
+        warning = [line for line in resumed.stderr.splitlines() if "warning" in line]
+        self.assertEqual(len(warning), 1, resumed.stderr)
+        self.assertIn(NEWEST, warning[0])
+        self.assertIn("model.safetensors", warning[0])
+        self.assertIn(f"resumed from {run_dir}/checkpoints/{OLDER}", resumed.stderr)
+        self.assert_same_end(run_dir, "fp32", resumed.stderr)
+
+    def test_eval_and_generate_of_a_run_take_the_newest_sound_one(self):
+        run_dir = self.copy_of_straight_run()
+        (run_dir / LAST_CHECKPOINT / "model.safetensors").unlink()
+        before = digest(run_dir)
+        result = self.succeeds("eval", run_dir, "--data", fixture("data"), "--tokens", 512,
+                               "--threads", 1)
+        self.assertIn(OLDER, result.stdout)
+        self.assertIn(NEWEST, result.stderr)
+        self.assertIn(NEWEST, self.succeeds("generate", run_dir, "--max-tokens", 1).stderr)
+        self.assertEqual(digest(run_dir), before)
+
+    def test_auto_refuses_a_run_of_which_none_is_sound(self):
+        run_dir = self.copy_of_straight_run()
+        for name in checkpoints(run_dir):
+            (run_dir / "checkpoints" / name / "manifest.json").unlink()
+        before = digest(run_dir)
+        result = self.succeeds_not(train_arguments(run_dir, "--resume", "auto"))
+        for text in (OLDER, NEWEST, "expected a sound checkpoint", run_dir):
+            self.assertIn(str(text), result.stderr)
+        self.assertEqual(digest(run_dir), before)
+
+
+class OtherModel(CliTest):
+    def test_its_checkpoint_is_refused_by_name(self):
+        checkpoint = fixture("straight-fp32") / LAST_CHECKPOINT
+        run_dir = self.scratch / "run"
+        for settings in ({"model__hidden_size": 64}, {"model__num_layers": 3},
+                         {"model__num_layers": 1}, {"model__architecture": "llama"},
+                         {"model__architecture": "cola"}, {"model__r": 4}):
+            with self.subTest(str(settings)):
+                self.fails((1, 2), train_arguments(run_dir, "--resume", checkpoint, **settings),
+                           checkpoint)
+                self.assertFalse(run_dir.exists())
+
+    def test_a_run_of_another_model_is_left_alone(self):
+        run_dir = self.copy_of_straight_run()
+        before = digest(run_dir)
+        self.fails((1, 2), train_arguments(run_dir, "--resume", "auto", model__ffn_size=96), run_dir)
+        self.assertEqual(digest(run_dir), before)
+
+    def test_a_checkpoint_that_is_none_is_refused_by_name(self):
+        for path in (self.scratch / "nowhere", self.scratch):
+            self.fails((1, 2), train_arguments(self.scratch / "run", "--resume", path), path)
+            self.fails((1, 2), ["generate", path], path)
+        self.assertFalse((self.scratch / "run").exists())
+
+
+class NonFiniteLoss(CliTest):
+    """Resumed at a learning rate that ruins the weights in one update: the first loss is finite, all
+    later ones are not."""
+
+    def ruin(self, run_dir, every):
+        result = self.succeeds_not(train_arguments(
+            run_dir, "--resume", "auto", train__steps=60, train__max_bad_steps=3,
+            optimizer__lr=1e30, optimizer__clip_norm=0, checkpoint__every=every))
+        self.assertEqual(result.returncode, 1, result.stderr)
+        last = result.stderr.splitlines()[-1]
+        for text in ("step 34", "expected a finite loss", "3 updates in a row", "max_bad_steps"):
+            self.assertIn(text, last)
+        self.assertEqual(result.stderr.count("not finite"), 3, result.stderr)
+
+    def test_it_ends_the_run_and_leaves_earlier_checkpoints_untouched(self):
+        run_dir = self.copy_of_straight_run()
+        before = digest(run_dir / "checkpoints")
+        self.ruin(run_dir, every=0)
+        self.assertEqual(digest(run_dir / "checkpoints"), before)
+
+    def test_skipped_updates_push_no_sound_checkpoint_out(self):
+        run_dir = self.copy_of_straight_run()
+        before = digest(run_dir / LAST_CHECKPOINT)
+        self.ruin(run_dir, every=1)
+        self.assertIn(NEWEST, checkpoints(run_dir))
+        self.assertEqual(digest(run_dir / LAST_CHECKPOINT), before)

@@ -1,0 +1,201 @@
+"""Help, and every mistake that a user can make on the command line or in a configuration: one line
+that names it, exit 2, and nothing made."""
+import json
+
+from harness import CliTest, crnet, fixture
+
+COMMANDS = {
+    "prepare": ["--output", "--train-tokenizer", "--tokenizer", "--field", "--validation-fraction"],
+    "train": ["--set", "--resume"],
+    "eval": ["--data", "--split", "--sequence-length", "--device", "--precision"],
+    "generate": ["--prompt", "--max-tokens", "--temperature", "--top-p", "--seed", "--no-cache"],
+    "plan": ["--set", "--hours"],
+    "config": ["--set", "--json", "--schema"],
+}
+
+
+class Help(CliTest):
+    def test_the_overview_names_every_command(self):
+        text = self.succeeds("--help").stdout
+        for command in COMMANDS:
+            self.assertRegex(text, rf"(?m)^ +{command} +\w")
+        self.assertRegex(self.succeeds("--version").stdout, r"\Acrnet \d+\.\d+\.\d+\n\Z")
+        self.assertEqual(crnet().returncode, 2)
+
+    def test_every_command_explains_its_options(self):
+        for command, options in COMMANDS.items():
+            with self.subTest(command):
+                text = self.succeeds(command, "--help").stdout
+                for option in [*options, "--help"]:
+                    self.assertRegex(text, rf"(?m)^ +(-\w, )?{option}\b.* \w")
+
+    def test_config_explains_every_key(self):
+        text = self.succeeds("config", "--help").stdout
+        resolved = json.loads(self.succeeds("config", fixture("recipe.json"), "--json").stdout)
+        for section, keys in resolved.items():
+            for name in keys:
+                self.assertIn(f" {section}.{name} ", text)
+
+
+class CommandLine(CliTest):
+    def test_an_unknown_command_names_the_nearest(self):
+        self.refused(["trian"], "trian", "did you mean train?")
+        self.refused(["--train"], "--train")
+
+    def test_an_unknown_option_is_named(self):
+        for command in COMMANDS:
+            with self.subTest(command):
+                self.refused([command, "--bogus"], command, "bogus")
+
+    def test_an_argument_too_many_is_named(self):
+        for command in ("train", "eval", "generate", "plan", "config"):
+            with self.subTest(command):
+                self.refused([command, fixture("recipe.json"), "surplus"], command, "surplus")
+
+    def test_an_argument_too_few_is_named(self):
+        self.refused(["train"], "config")
+        self.refused(["plan"], "config")
+        self.refused(["config"], "expected a file")
+        self.refused(["eval"], "checkpoint")
+        self.refused(["eval", fixture("straight-fp32")], "data")
+        self.refused(["generate"], "checkpoint")
+        self.refused(["train", fixture("recipe.json"), "--set"], "set")
+
+    def test_a_value_of_the_wrong_kind_names_the_option_and_what_it_takes(self):
+        run, data = fixture("straight-fp32"), fixture("data")
+        evaluate, generate = ["eval", run, "--data", data], ["generate", run, "--prompt", "a"]
+        for arguments, named in (
+                ([*evaluate, "--batch", "many"], ["many"]),
+                ([*evaluate, "--batch", "0"], ["--batch", "at least 1"]),
+                ([*evaluate, "--sequence-length", "100000"], ["--sequence-length", "1 to 512"]),
+                ([*evaluate, "--device", "gpu"], ["--device", "auto, cpu, cuda", "gpu"]),
+                ([*evaluate, "--precision", "fp16"], ["--precision", "bf16", "fp16"]),
+                ([*evaluate, "--threads", "-1"], ["--threads", "at least 0"]),
+                ([*generate, "--max-tokens", "0"], ["--max-tokens", "at least 1"]),
+                ([*generate, "--temperature", "-1"], ["--temperature", "at least 0"]),
+                ([*generate, "--top-p", "0"], ["--top-p", "(0, 1]"]),
+                ([*generate, "--seed", "x"], ["x"]),
+                (["plan", fixture("recipe.json"), "--hours", "0"], ["--hours", "above 0"])):
+            with self.subTest(" ".join(map(str, arguments[2:]))):
+                self.refused(arguments, *named)
+
+
+class Configuration(CliTest):
+    """Mistakes in a file of four lines, whose third and fourth are the test's."""
+
+    def write(self, *lines):
+        path = self.scratch / "recipe.yaml"
+        path.write_text("\n".join([f"extends: {fixture('recipe.json')}", "train:",
+                                   f"  run_dir: {self.scratch / 'run'}", *lines, ""]))
+        return path
+
+    def check(self, lines, *named):
+        path = self.write(*lines)
+        for command in ("train", "config"):
+            self.refused([command, path], *named)
+        self.assertEqual([entry.name for entry in self.scratch.iterdir()], ["recipe.yaml"])
+
+    def test_mistakes_in_a_file_name_file_line_key_and_remedy(self):
+        here = "recipe.yaml:4"
+        for lines, named in (
+                (["  step: 50"], [here, "train.step", "did you mean train.steps?"]),
+                (["  lr: 1e-3"], [here, "train.lr", "did you mean optimizer.lr?"]),
+                (["modle:", "  r: 8"], [here, "modle", "did you mean model?"]),
+                (["  steps: many"], [here, "train.steps", "an integer >= 1", "many"]),
+                (["  steps: 1.5"], [here, "train.steps", "an integer", "1.5"]),
+                (["  steps: [1]"], [here, "train.steps", "an integer"]),
+                (["  steps: 0"], [here, "train.steps", ">= 1", "0"]),
+                (["  precision: fp16"], [here, "train.precision", "bf16", "fp16"]),
+                (["data: text"], [here, "data", "a map of keys"]),
+                (["  run_dir: twice"], [here, "train.run_dir", "second time"]),
+                (["  steps: [1"], ["recipe.yaml:", "syntax error"]),
+                (["optimizer:", "  beta2: 1"], ["recipe.yaml:5", "optimizer.beta2", "< 1"]),
+                (["model:", "  num_heads: 3"],
+                 ["recipe.yaml:5", "model.num_heads", "divisor of model.hidden_size (32)", "3"]),
+                (["model:", "  num_kv_heads: 3"],
+                 ["recipe.yaml:5", "model.num_kv_heads", "divisor of model.num_heads"]),
+                (["model:", "  r: 33"], ["recipe.yaml:5", "model.r", "at most 32"]),
+                (["model:", "  r: {defualt: 8}"], ["recipe.yaml:5", "model.r.defualt", "default"]),
+                (["  global_batch_tokens: 100"],
+                 [here, "train.global_batch_tokens", "multiple of", "2 * 32 = 64"]),
+                (["data:", "  sequence_length: 513"],
+                 ["recipe.yaml:5", "data.sequence_length", "at most", "512"])):
+            with self.subTest(" ".join(lines)):
+                self.check(lines, *named)
+
+    def test_mistakes_in_an_override_name_it(self):
+        run = f"train.run_dir={self.scratch / 'run'}"
+        for setting, named in (
+                ("train.step=5", ["--set", "train.step", "did you mean train.steps?"]),
+                ("train.steps=x", ["--set", "train.steps", "an integer >= 1", "x"]),
+                ("train.steps=0", ["--set", "train.steps", ">= 1"]),
+                ("train.steps", ["--set", "train.steps", "key=value"]),
+                ("model.num_heads=3", ["--set", "model.num_heads", "divisor"]),
+                ("optimizer.lr=-1", ["--set", "optimizer.lr", "> 0"]),
+                ("optimizer.lr=nan", ["--set", "optimizer.lr", "a number"])):
+            with self.subTest(setting):
+                self.refused(["train", fixture("recipe.json"), "--set", run, "--set", setting],
+                             *named)
+        self.assertEqual(list(self.scratch.iterdir()), [])
+
+    def test_a_missing_file_is_named_with_the_nearest(self):
+        missing = fixture("recipe.jsn")
+        for command in ("train", "plan", "config"):
+            self.refused([command, missing], missing, "did you mean", "recipe.json?")
+        path = self.scratch / "recipe.yaml"
+        path.write_text("extends: nowhere.yaml\n")
+        self.refused(["train", path], "recipe.yaml:1", "extends", "nowhere.yaml")
+
+    def test_a_vocabulary_smaller_than_the_datas_is_refused(self):
+        run = self.scratch / "run"
+        self.refused(["train", fixture("recipe.json"), "--set", f"train.run_dir={run}", "--set",
+                      "model.vocab_size=599"], "--set", "model.vocab_size", "at least 600")
+        self.assertFalse(run.exists())
+
+    def test_a_run_without_data_says_how_to_name_it(self):
+        run = self.scratch / "run"
+        self.refused(["train", fixture("recipe.json"), "--set", f"train.run_dir={run}", "--set",
+                      'data.path=""'], "data.path", "crnet prepare")
+        self.assertFalse(run.exists())
+
+
+class Preparation(CliTest):
+    def test_mistakes_are_named_before_the_folder_is_made(self):
+        text = self.scratch / "text.txt"
+        text.write_text("One line of text.\n" * 100)
+        output = self.scratch / "data"
+        to = ["--output", output]
+        for arguments, named in (
+                (to + ["--train-tokenizer", "300"], ["input|text|PATH"]),
+                ([text, "--train-tokenizer", "300"], ["output"]),
+                ([text, *to], ["tokenizer"]),
+                ([text, *to, "--train-tokenizer", "300", "--tokenizer", text], ["tokenizer"]),
+                ([text, *to, "--train-tokenizer", "many"], ["many"]),
+                ([text, *to, "--train-tokenizer", "300", "--validation-fraction", "2"],
+                 ["validation-fraction"]),
+                ([text, *to, "--train-tokenizer", "300", "--shard-tokens", "0"],
+                 ["shard-tokens"]),
+                ([self.scratch / "none.txt", *to, "--train-tokenizer", "300"], ["none\\.txt"]),
+                ([text, *to, "--tokenizer", self.scratch / "none.model"], ["none\\.model"]),
+                ([text, *to, "--tokenizer", text], ["text\\.txt", "SentencePiece|tokenizer"])):
+            with self.subTest(" ".join(map(str, arguments))):
+                result = self.fails((1, 2), ["prepare", *arguments])
+                for pattern in named:
+                    self.assertRegex(result.stderr, pattern)
+                self.assertFalse((output / "index.json").exists())
+                self.assertFalse(any(output.glob("*.bin")))
+
+    def test_data_that_are_there_are_replaced_by_force_only(self):
+        text = self.scratch / "text.txt"
+        text.write_text("".join(f"Line {i} of the text.\n" for i in range(300)))
+        command = ["prepare", text, "--output", self.scratch / "data", "--threads", 1,
+                   "--tokenizer", fixture("data") / "tokenizer.model"]
+        self.succeeds(*command)
+        index = (self.scratch / "data" / "index.json").read_bytes()
+        text.write_text(text.read_text() * 2)
+        self.refused(command, self.scratch / "data", "--force")
+        self.assertEqual((self.scratch / "data" / "index.json").read_bytes(), index)
+        self.succeeds(*command, "--force")
+        tokens = json.loads((self.scratch / "data" / "index.json").read_text())
+        self.assertGreater(tokens["splits"]["train"]["tokens"],
+                           json.loads(index)["splits"]["train"]["tokens"])
