@@ -29,7 +29,8 @@ double milliseconds(const Operator& f) {
   const auto begin = std::chrono::steady_clock::now();
   const Tensor y = f();
   y.backward(torch::ones_like(y));
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
+      .count();
 }
 
 double median(std::vector<double> values) {
@@ -57,29 +58,34 @@ void compare_all(torch::ScalarType dtype) {
   const auto activation = [dtype](std::vector<int64_t> sizes) {
     return torch::randn(sizes).to(dtype).requires_grad_();
   };
-  const auto weight = [](std::vector<int64_t> sizes) { return torch::randn(sizes).requires_grad_(); };
+  const auto weight = [](std::vector<int64_t> sizes) {
+    return torch::randn(sizes).requires_grad_();
+  };
   const Tensor x = activation({kTokens, kHidden}), y = activation({kTokens, kMlp});
   const Tensor z = activation({kTokens, kMlp}), w = weight({kHidden});
   const Tensor A = weight({kHidden, kRank}), B = weight({kRank, kMlp}), beta = weight({});
-  compare("low-rank residual", p,
-          [&] { return crnet::low_rank_residual(x, A, B, y, beta, 1e-6); },
-          [&] { return crnet::plain::low_rank_residual(x, A, B, y, beta, 1e-6); });
-  compare("RMSNorm", p, [&] { return crnet::rms_norm(x, w, 1e-6); },
-          [&] { return crnet::plain::rms_norm(x, w, 1e-6); });
-  compare("SwiGLU", p, [&] { return crnet::swiglu(y, z); },
-          [&] { return crnet::plain::swiglu(y, z); });
+  compare(
+      "low-rank residual", p, [&] { return crnet::low_rank_residual(x, A, B, y, beta, 1e-6); },
+      [&] { return crnet::plain::low_rank_residual(x, A, B, y, beta, 1e-6); });
+  compare(
+      "RMSNorm", p, [&] { return crnet::rms_norm(x, w, 1e-6); },
+      [&] { return crnet::plain::rms_norm(x, w, 1e-6); });
+  compare(
+      "SwiGLU", p, [&] { return crnet::swiglu(y, z); }, [&] { return crnet::plain::swiglu(y, z); });
   const auto heads = [&] { return activation({kBatch, kLength, kHeads, kHidden / kHeads}); };
   const Tensor q = heads(), k = heads(), v = heads();
   const auto table = crnet::rope_table(kLength, kHidden / kHeads, 10000.0);
-  compare("RoPE", p, [&] { return crnet::rope(q, table.cosine, table.sine); },
-          [&] { return crnet::plain::rope(q, table.cosine, table.sine); });
-  compare("attention", p, [&] { return crnet::causal_attention(q, k, v); },
-          [&] { return crnet::plain::causal_attention(q, k, v); });
+  compare(
+      "RoPE", p, [&] { return crnet::rope(q, table.cosine, table.sine); },
+      [&] { return crnet::plain::rope(q, table.cosine, table.sine); });
+  compare(
+      "attention", p, [&] { return crnet::causal_attention(q, k, v); },
+      [&] { return crnet::plain::causal_attention(q, k, v); });
   const Tensor head = weight({kVocabulary, kHidden});
   const Tensor targets = torch::randint(kVocabulary, {kTokens});
-  compare("head and cross entropy", p,
-          [&] { return crnet::linear_cross_entropy(x, head, targets); },
-          [&] { return crnet::plain::linear_cross_entropy(x, head, targets); });
+  compare(
+      "head and cross entropy", p, [&] { return crnet::linear_cross_entropy(x, head, targets); },
+      [&] { return crnet::plain::linear_cross_entropy(x, head, targets); });
 }
 
 }  // namespace
@@ -91,7 +97,8 @@ int main() {
               crnet::describe(runtime).c_str(), static_cast<long>(kTokens),
               static_cast<long>(kHidden), static_cast<long>(kMlp), static_cast<long>(kRank),
               static_cast<long>(kVocabulary), kRounds);
-  std::printf("| operator | dtype | fused ms | plain ms | plain / fused |\n|---|---|---|---|---|\n");
+  std::printf(
+      "| operator | dtype | fused ms | plain ms | plain / fused |\n|---|---|---|---|---|\n");
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) compare_all(dtype);
   return 0;
 }

@@ -1,7 +1,7 @@
 # src/ops/cpu/kernels.cpp, once per instruction set; src/ops/cpu/dispatch.cpp picks at run time.
 
 function(crnet_cpu_kernels layer)
-  target_sources(crnet_${layer} PRIVATE ${CMAKE_SOURCE_DIR}/src/ops/cpu/dispatch.cpp)
+  target_sources(crnet_${layer} PRIVATE ${PROJECT_SOURCE_DIR}/src/ops/cpu/dispatch.cpp)
   set(variants baseline)
   set(flags_baseline "")
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
@@ -11,8 +11,8 @@ function(crnet_cpu_kernels layer)
   endif()
   foreach(variant ${variants})
     set(target crnet_cpu_${variant})
-    add_library(${target} OBJECT ${CMAKE_SOURCE_DIR}/src/ops/cpu/kernels.cpp)
-    target_include_directories(${target} PRIVATE ${CMAKE_SOURCE_DIR}/src)
+    add_library(${target} OBJECT ${PROJECT_SOURCE_DIR}/src/ops/cpu/kernels.cpp)
+    target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/src)
     target_compile_definitions(${target} PRIVATE CRNET_CPU_VARIANT=${variant})
     # -fassociative-math lets sums become vector sums; NaN and infinity keep their meaning.
     target_compile_options(${target} PRIVATE ${flags_${variant}} -O3 -fno-math-errno

@@ -17,7 +17,7 @@ endfunction()
 # crnet_layer(<name> [TORCH] [DEPENDS <layer>…] [LINK <target>…])
 function(crnet_layer name)
   cmake_parse_arguments(PARSE_ARGV 1 arg "TORCH" "" "DEPENDS;LINK")
-  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.cpp)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.cpp)
   set(target crnet_${name})
   set(closure ${target})
   set(links ${arg_LINK})
@@ -30,8 +30,8 @@ function(crnet_layer name)
   list(REMOVE_DUPLICATES closure)
   list(REMOVE_DUPLICATES links)
   add_library(${target} OBJECT ${sources})
-  target_include_directories(${target} PUBLIC ${CMAKE_SOURCE_DIR}/include PRIVATE
-                                              ${CMAKE_SOURCE_DIR}/src)
+  target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR}/include PRIVATE
+                                              ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(${target} PRIVATE crnet_options Threads::Threads ${links})
   if(arg_TORCH)
     crnet_use_torch_pch(${target})
@@ -50,7 +50,7 @@ function(crnet_library name)
   list(REMOVE_ITEM links LibTorch::LibTorch nlohmann_json::nlohmann_json)
   add_library(${name} ${objects})
   add_library(crnet::${name} ALIAS ${name})
-  target_include_directories(${name} PUBLIC $<BUILD_INTERFACE:${CMAKE_SOURCE_DIR}/include>
+  target_include_directories(${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
                                             $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
   target_compile_features(${name} PUBLIC cxx_std_20)
   target_link_libraries(${name} PUBLIC LibTorch::LibTorch Threads::Threads

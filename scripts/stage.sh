@@ -122,10 +122,20 @@ stage_spm() {
   done
 }
 
+# spdlog with {fmt} as its bundled copy, in upstream's own layout: an include/fmt would stand in the
+# way of LibTorch's, which is of another version.
+stage_spdlog() {
+  stage_headers libspdlog-dev "$stage/include"
+  sed -i '/define SPDLOG_FMT_EXTERNAL/d' "$stage/include/spdlog/tweakme.h"
+  stage_headers libfmt-dev "$stage/include/spdlog/fmt/bundled"
+  mv "$stage/include/spdlog/fmt/bundled/fmt/"*.h "$stage/include/spdlog/fmt/bundled"
+  rmdir "$stage/include/spdlog/fmt/bundled/fmt"
+  stage_own_cmake spdlog
+}
+
 stage_everything() {
   local package
-  stage_headers libspdlog-dev "$stage/include/crnet-spdlog"
-  stage_headers libfmt-dev "$stage/include/crnet-spdlog"
+  stage_spdlog
   for package in libcxxopts-dev nlohmann-json3-dev libyaml-cpp-dev libxxhash-dev zlib1g-dev \
     libzstd-dev libgtest-dev libgmock-dev; do
     stage_headers "$package" "$stage/include"
@@ -138,7 +148,6 @@ stage_everything() {
   stage_static libgmock-dev gmock gmock_main
   stage_cmake libcxxopts-dev
   stage_cmake nlohmann-json3-dev
-  stage_own_cmake spdlog
   stage_own_cmake yaml-cpp
   stage_own_cmake GTest
   stage_spm

@@ -44,7 +44,9 @@ inline void expect_gradients_match(const std::function<torch::Tensor()>& f,
   }
 }
 
-inline torch::Tensor leaf(torch::Tensor t) { return t.detach().clone().requires_grad_(); }
+inline torch::Tensor leaf(torch::Tensor t) {
+  return t.detach().clone().requires_grad_();
+}
 
 /// Runs f on fresh leaves cast to `dtype`; returns its value and the inputs' gradients under a
 /// fixed output weight. The reference for a fused operator is the plain one in fp64.

@@ -1,5 +1,5 @@
-// The subcommands of crnet. Each parses its arguments, calls the library, and returns the exit code;
-// argv[0] is the subcommand's name.
+// The subcommands of crnet. Each parses its arguments, calls the library, and returns the exit
+// code; argv[0] is the subcommand's name.
 #pragma once
 
 #include <cxxopts.hpp>
@@ -15,8 +15,8 @@ int run_generate(int argc, char** argv);
 int run_plan(int argc, char** argv);
 int run_config(int argc, char** argv);
 
-/// Parses, and turns what cxxopts throws into a UsageError that names the subcommand. Arguments that
-/// nothing takes are one too.
+/// Parses, and turns what cxxopts throws into a UsageError that names the subcommand. Arguments
+/// that nothing takes are one too.
 cxxopts::ParseResult parse_arguments(cxxopts::Options& options, int argc, char** argv);
 
 /// Adds --device, --precision and --threads, which eval and generate share.

@@ -14,13 +14,14 @@ namespace {
 
 cxxopts::Options eval_options() {
   cxxopts::Options options("crnet eval", "Perplexity of a checkpoint on prepared data.");
-  options.add_options()("checkpoint", "a checkpoint's folder, or a run's, whose newest one is taken",
-                        cxxopts::value<std::string>())(
-      "data", "folder that `crnet prepare` made", cxxopts::value<std::string>())(
+  options.add_options()("checkpoint",
+                        "a checkpoint's folder, or a run's, whose newest one is taken",
+                        cxxopts::value<std::string>())("data", "folder that `crnet prepare` made",
+                                                       cxxopts::value<std::string>())(
       "split", "train or validation", cxxopts::value<std::string>()->default_value("validation"))(
       "sequence-length", "tokens per window; 0: as in training",
-      cxxopts::value<int64_t>()->default_value("0"))(
-      "batch", "windows per forward pass", cxxopts::value<int64_t>()->default_value("8"))(
+      cxxopts::value<int64_t>()->default_value("0"))("batch", "windows per forward pass",
+                                                     cxxopts::value<int64_t>()->default_value("8"))(
       "tokens", "tokens to read; 0: all", cxxopts::value<int64_t>()->default_value("0"))(
       "h,help", "this text");
   add_runtime_options(options);
@@ -58,19 +59,21 @@ int run_eval(int argc, char** argv) {
   }
   const std::string path = required(parsed, "checkpoint", "eval", "a checkpoint");
   const std::string data = required(parsed, "data", "eval", "--data DIR");
+  keep_freed_memory();
   const Runtime runtime = runtime_from(parsed);
   SavedModel saved = load_model(path, runtime);
   DataSetChecks checks;
   checks.verify = true;
   checks.tokenizer_hash = Tokenizer::load(saved.checkpoint.tokenizer()).hash();
   const DataSet dataset = DataSet::open(data, parsed["split"].as<std::string>(), checks);
-  const EvalResult result = evaluate(*saved.model, runtime.device, dataset,
-                                     sizes_in(parsed, saved));
-  std::printf("checkpoint    %s (step %ld)\ntokens        %ld\nloss          %.4f nats per token\n"
-              "perplexity    %.3f\nbits per byte %.4f\n",
-              saved.checkpoint.folder.c_str(), static_cast<long>(saved.checkpoint.state.step),
-              static_cast<long>(result.tokens), result.loss, result.perplexity(),
-              result.bits_per_byte(dataset.split_index().bytes_per_token()));
+  const EvalResult result =
+      evaluate(*saved.model, runtime.device, dataset, sizes_in(parsed, saved));
+  std::printf(
+      "checkpoint    %s (step %ld)\ntokens        %ld\nloss          %.4f nats per token\n"
+      "perplexity    %.3f\nbits per byte %.4f\n",
+      saved.checkpoint.folder.c_str(), static_cast<long>(saved.checkpoint.state.step),
+      static_cast<long>(result.tokens), result.loss, result.perplexity(),
+      result.bits_per_byte(dataset.split_index().bytes_per_token()));
   return 0;
 }
 

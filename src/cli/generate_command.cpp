@@ -14,7 +14,8 @@ namespace {
 
 cxxopts::Options generate_options() {
   cxxopts::Options options("crnet generate", "Continues a prompt with a checkpoint.");
-  options.add_options()("checkpoint", "a checkpoint's folder, or a run's, whose newest one is taken",
+  options.add_options()("checkpoint",
+                        "a checkpoint's folder, or a run's, whose newest one is taken",
                         cxxopts::value<std::string>())(
       "prompt", "text to continue; begins a new document where left out",
       cxxopts::value<std::string>()->default_value(""))(
@@ -65,6 +66,7 @@ int run_generate(int argc, char** argv) {
   std::vector<int32_t> prompt = tokenizer.encode(text);
   // A document begins after the end of another.
   if (prompt.empty()) prompt = {tokenizer.eos_id()};
+  check_generation(saved.model->config(), static_cast<int64_t>(prompt.size()), sampling);
   const StopSignal signals;
   print_now(text);
   IncrementalDecoder decoder(tokenizer, prompt);

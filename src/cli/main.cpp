@@ -1,4 +1,6 @@
 // crnet: dispatches to the subcommands and turns errors into one line and an exit code.
+#include <c10/util/Exception.h>
+
 #include <array>
 #include <cstdio>
 #include <exception>
@@ -8,7 +10,6 @@
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "crnet/core/version.h"
-#include "crnet/train/device.h"
 
 namespace {
 
@@ -28,8 +29,10 @@ constexpr std::array<Command, 6> kCommands = {{
 }};
 
 void print_usage(FILE* stream) {
-  std::fputs("crnet pre-trains cross-layer low-rank (CR-Net) language models.\n\n"
-             "Usage: crnet COMMAND ...\n\n", stream);
+  std::fputs(
+      "crnet pre-trains cross-layer low-rank (CR-Net) language models.\n\n"
+      "Usage: crnet COMMAND ...\n\n",
+      stream);
   for (const auto& command : kCommands) {
     std::fprintf(stream, "  %-10s %s\n", command.name, command.summary);
   }
@@ -61,10 +64,13 @@ int dispatch(int argc, char** argv) {
                           " See crnet --help");
 }
 
+std::string first_line(const std::string& text) {
+  return text.substr(0, text.find('\n'));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
-  crnet::keep_freed_memory();
   try {
     return dispatch(argc, argv);
   } catch (const crnet::UsageError& error) {
@@ -73,6 +79,16 @@ int main(int argc, char** argv) {
   } catch (const crnet::Error& error) {
     std::fprintf(stderr, "crnet: %s\n", error.what());
     return 1;
+  } catch (const c10::OutOfMemoryError& error) {
+    std::fprintf(stderr,
+                 "crnet: the device is out of memory: %s; lower train.micro_batch "
+                 "(train.global_batch_tokens keeps the batch)\n",
+                 first_line(error.what_without_backtrace()).c_str());
+    return 1;
+  } catch (const c10::Error& error) {
+    std::fprintf(stderr, "crnet: unexpected failure in LibTorch: %s\n",
+                 first_line(error.what_without_backtrace()).c_str());
+    return 70;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "crnet: unexpected failure: %s\n", error.what());
     return 70;

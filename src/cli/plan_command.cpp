@@ -16,8 +16,8 @@ cxxopts::Options plan_options() {
   options.add_options()("config", "recipe or model file, YAML or JSON",
                         cxxopts::value<std::string>())(
       "set", "override: key=value (may be repeated)", cxxopts::value<std::string>())(
-      "hours", "also print the speed that finishes the run in this time",
-      cxxopts::value<double>())("h,help", "this text");
+      "hours", "also print the speed that finishes the run in this time", cxxopts::value<double>())(
+      "h,help", "this text");
   options.parse_positional({"config"});
   options.custom_help("CONFIG [--set key=value ...] [--hours H]").positional_help("");
   return options;
@@ -86,7 +86,6 @@ void print_run(const RunConfig& config, const cxxopts::ParseResult& parsed) {
   row("FLOPs in all", format("%.3g", flops));
   if (parsed.count("hours") == 0) return;
   const double hours = parsed["hours"].as<double>();
-  if (!(hours > 0)) throw UsageError(format("[plan] expected --hours above 0, got %g", hours));
   const double rate = tokens / (hours * 3600);
   row(format("in %g hours", hours).c_str(), format_count(rate) + " tok/s",
       format("%s FLOP/s sustained", format_count(flops / (hours * 3600)).c_str()));
@@ -101,7 +100,12 @@ int run_plan(int argc, char** argv) {
     std::printf("%s", options.help().c_str());
     return 0;
   }
-  const auto loaded = load_run_config(required(parsed, "config", "plan", "a recipe or model file"), overrides_in(parsed));
+  const auto loaded = load_run_config(required(parsed, "config", "plan", "a recipe or model file"),
+                                      overrides_in(parsed));
+  if (parsed.count("hours") != 0 && !(parsed["hours"].as<double>() > 0)) {
+    throw UsageError(
+        format("[plan] expected --hours above 0, got %g", parsed["hours"].as<double>()));
+  }
   print_parameters(loaded.config.model);
   print_flops(loaded.config);
   print_memory(loaded.config);

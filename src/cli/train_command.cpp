@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "cli/commands.h"
+#include "crnet/train/device.h"
 #include "crnet/train/trainer.h"
 
 namespace crnet {
@@ -14,7 +15,8 @@ cxxopts::Options train_options() {
       "resume", "auto: the newest sound checkpoint of the run's folder; or a checkpoint's folder",
       cxxopts::value<std::string>())("h,help", "this text");
   options.parse_positional({"config"});
-  options.custom_help("CONFIG [--set key=value ...] [--resume auto|CHECKPOINT]").positional_help("");
+  options.custom_help("CONFIG [--set key=value ...] [--resume auto|CHECKPOINT]")
+      .positional_help("");
   return options;
 }
 
@@ -27,6 +29,7 @@ int run_train(int argc, char** argv) {
     std::printf("%s", options.help().c_str());
     return 0;
   }
+  keep_freed_memory();
   const auto loaded =
       load_run_config(required(parsed, "config", "train", "a recipe"), overrides_in(parsed));
   TrainOptions train_options;

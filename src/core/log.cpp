@@ -32,9 +32,15 @@ void write(spdlog::level::level_enum level, std::string_view message) {
 
 }  // namespace
 
-void info(std::string_view message) { write(spdlog::level::info, message); }
-void warn(std::string_view message) { write(spdlog::level::warn, message); }
-void error(std::string_view message) { write(spdlog::level::err, message); }
+void info(std::string_view message) {
+  write(spdlog::level::info, message);
+}
+void warn(std::string_view message) {
+  write(spdlog::level::warn, message);
+}
+void error(std::string_view message) {
+  write(spdlog::level::err, message);
+}
 
 void add_file(const std::filesystem::path& path) {
   try {
@@ -46,6 +52,8 @@ void add_file(const std::filesystem::path& path) {
   }
 }
 
-void close_files() { logger().sinks().resize(1); }
+void close_files() {
+  logger().sinks().resize(1);
+}
 
 }  // namespace crnet::log

@@ -19,7 +19,9 @@ size_t terminal_width() {
   return size.ws_col;
 }
 
-void erase() { std::fputs("\r\033[K", stderr); }
+void erase() {
+  std::fputs("\r\033[K", stderr);
+}
 
 void draw(const std::string& text) {
   std::fputs("\r", stderr);
@@ -40,7 +42,9 @@ StatusLine::~StatusLine() {
   std::fflush(stderr);
 }
 
-bool StatusLine::is_terminal() { return isatty(STDERR_FILENO) == 1; }
+bool StatusLine::is_terminal() {
+  return isatty(STDERR_FILENO) == 1;
+}
 
 void StatusLine::update(const std::string& text) {
   if (!is_terminal()) return;

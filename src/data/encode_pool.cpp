@@ -32,8 +32,10 @@ EncodePool::~EncodePool() {
 }
 
 std::future<TokenBatch> EncodePool::submit(TextBatch batch) {
-  Task task([batch = std::move(batch), eos = tokenizer_.eos_id()](CachedEncoder& encoder) {
-    return encode(batch, eos, encoder);
+  // The encoder is made inside the task, so that what it throws reaches the future.
+  Task task([batch = std::move(batch), this](std::optional<CachedEncoder>& encoder) {
+    if (!encoder) encoder.emplace(tokenizer_);
+    return encode(batch, tokenizer_.eos_id(), *encoder);
   });
   auto result = task.get_future();
   const std::lock_guard lock(mutex_);
@@ -43,7 +45,7 @@ std::future<TokenBatch> EncodePool::submit(TextBatch batch) {
 }
 
 void EncodePool::work(const std::stop_token& stop) {
-  CachedEncoder encoder(tokenizer_);
+  std::optional<CachedEncoder> encoder;
   for (;;) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, stop, [&] { return !tasks_.empty(); });

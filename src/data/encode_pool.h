@@ -6,11 +6,13 @@
 #include <deque>
 #include <future>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "crnet/data/tokenizer.h"
+#include "data/cached_encoder.h"
 
 namespace crnet {
 
@@ -37,7 +39,7 @@ class EncodePool {
   [[nodiscard]] std::future<TokenBatch> submit(TextBatch batch);
 
  private:
-  using Task = std::packaged_task<TokenBatch(class CachedEncoder&)>;
+  using Task = std::packaged_task<TokenBatch(std::optional<CachedEncoder>&)>;
 
   void work(const std::stop_token& stop);
 

@@ -1,5 +1,7 @@
 #include "crnet/data/loader.h"
 
+#include <torch/cuda.h>
+
 #include <condition_variable>
 #include <deque>
 #include <exception>

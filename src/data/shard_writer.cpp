@@ -89,6 +89,9 @@ ShardHeader ShardWriter::finish() {
   impl_->header.checksum = impl_->checksum.value();
   impl_->file.write_at(0, pack_shard_header(impl_->header));
   impl_->file.sync();
+  // A large corpus has more finished shards than a process may have open files.
+  { const File closing = std::move(impl_->file); }
+  std::string().swap(impl_->buffer);
   return impl_->header;
 }
 

@@ -29,7 +29,9 @@ RMSNormImpl::RMSNormImpl(int64_t size, double epsilon, torch::Device device) : e
       "weight", torch::ones({size}, torch::TensorOptions().dtype(torch::kFloat32).device(device)));
 }
 
-Tensor RMSNormImpl::forward(const Tensor& x) { return rms_norm(x, weight, epsilon_); }
+Tensor RMSNormImpl::forward(const Tensor& x) {
+  return rms_norm(x, weight, epsilon_);
+}
 
 AttentionImpl::AttentionImpl(const ModelConfig& config, int64_t layer, torch::Device device)
     : num_heads_(config.num_heads),

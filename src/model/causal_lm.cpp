@@ -10,7 +10,8 @@ namespace {
 using torch::Tensor;
 
 Tensor empty_weight(int64_t rows, int64_t columns, torch::Device device) {
-  return torch::empty({rows, columns}, torch::TensorOptions().dtype(torch::kFloat32).device(device));
+  return torch::empty({rows, columns},
+                      torch::TensorOptions().dtype(torch::kFloat32).device(device));
 }
 
 }  // namespace
@@ -55,15 +56,17 @@ const Tensor& CausalLMImpl::head_weight() const {
 }
 
 Tensor CausalLMImpl::forward(const Tensor& tokens, KeyValueCaches* caches) {
-  const Tensor hidden = model_(tokens, compute_dtype_, caches);     // [B, T, C]
-  return torch::linear(hidden, head_weight().to(compute_dtype_));   // [B, T, V]
+  const Tensor hidden = model_(tokens, compute_dtype_, caches);    // [B, T, C]
+  return torch::linear(hidden, head_weight().to(compute_dtype_));  // [B, T, V]
 }
 
 Tensor CausalLMImpl::loss(const Tensor& tokens, const Tensor& targets) {
-  const Tensor hidden = model_(tokens, compute_dtype_, nullptr);    // [B, T, C]
+  const Tensor hidden = model_(tokens, compute_dtype_, nullptr);  // [B, T, C]
   return linear_cross_entropy(hidden.flatten(0, 1), head_weight(), targets.reshape({-1}));
 }
 
-void initialize(CausalLMImpl& model, uint64_t seed) { initialize(model, model.config(), seed); }
+void initialize(CausalLMImpl& model, uint64_t seed) {
+  initialize(model, model.config(), seed);
+}
 
 }  // namespace crnet

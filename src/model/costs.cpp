@@ -36,7 +36,8 @@ ParameterCounts count_parameters(const ModelConfig& config) {
 
 FlopCounts count_flops(const ModelConfig& config, int64_t sequence_length) {
   FlopCounts flops;
-  const auto C = static_cast<double>(config.hidden_size), V = static_cast<double>(config.vocab_size);
+  const auto C = static_cast<double>(config.hidden_size),
+             V = static_cast<double>(config.vocab_size);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     flops.projections += 2.0 * static_cast<double>(block_weights(config, layer));
   }

@@ -9,31 +9,40 @@
 
 namespace crnet {
 
-CRNetLayerImpl::CRNetLayerImpl(CRNetLayerOptions options) : options(std::move(options)) { reset(); }
+CRNetLayerImpl::CRNetLayerImpl(CRNetLayerOptions options) : options(std::move(options)) {
+  reset();
+}
 
-bool CRNetLayerImpl::is_full_rank() const { return options.first() && !options.low_rank_first(); }
+bool CRNetLayerImpl::is_full_rank() const {
+  return options.first() && !options.low_rank_first();
+}
 
 void CRNetLayerImpl::reset() {
   const int64_t in = options.in(), out = options.out(), r = options.r();
-  const auto tensor_options = torch::TensorOptions().dtype(torch::kFloat32).device(options.device());
+  const auto tensor_options =
+      torch::TensorOptions().dtype(torch::kFloat32).device(options.device());
   if (in < 1 || out < 1 || (!is_full_rank() && (r < 1 || r > std::min(in, out)))) {
-    throw Error(format("[CRNetLayer] expected in, out ≥ 1 and 1 ≤ r ≤ min(in, out), got in %ld, out "
-                       "%ld, r %ld",
-                       static_cast<long>(in), static_cast<long>(out), static_cast<long>(r)));
+    throw Error(
+        format("[CRNetLayer] expected in, out ≥ 1 and 1 ≤ r ≤ min(in, out), got in %ld, out "
+               "%ld, r %ld",
+               static_cast<long>(in), static_cast<long>(out), static_cast<long>(r)));
   }
   if (is_full_rank()) {
     weight = register_parameter("weight", torch::empty({out, in}, tensor_options));
-    draw_normal(weight, options.init_std());
+    if (options.draw()) draw_normal(weight, options.init_std());
     return;
   }
   const auto stds = low_rank_stds(in, r, options.init_std(), options.low_rank_init());
   A = register_parameter("A", torch::empty({in, r}, tensor_options));
   B = register_parameter("B", torch::empty({r, out}, tensor_options));
-  draw_normal(A, stds.A);
-  draw_normal(B, stds.B);
+  if (options.draw()) {
+    draw_normal(A, stds.A);
+    draw_normal(B, stds.B);
+  }
   if (options.first()) return;
   beta = torch::full({}, options.beta_init(), tensor_options);
-  beta = options.learnable_beta() ? register_parameter("beta", beta) : register_buffer("beta", beta);
+  beta =
+      options.learnable_beta() ? register_parameter("beta", beta) : register_buffer("beta", beta);
 }
 
 torch::Tensor CRNetLayerImpl::forward(const torch::Tensor& x, const torch::Tensor& y_prev) {

@@ -10,7 +10,9 @@ namespace {
 
 constexpr int64_t kFp32 = 4;
 
-int64_t out(const ModelConfig& config, Projection p) { return config.out_features(p); }
+int64_t out(const ModelConfig& config, Projection p) {
+  return config.out_features(p);
+}
 
 // Elements per token of the compute dtype that block `layer` keeps, apart from low-rank products.
 int64_t block_elements(const ModelConfig& config, int64_t layer) {

@@ -1,7 +1,6 @@
 #include "crnet/model/projection.h"
 
 #include "crnet/model/crnet_layer.h"
-#include "crnet/model/init.h"
 
 namespace crnet {
 namespace {
@@ -21,6 +20,7 @@ CRNetLayerOptions layer_options(const ModelConfig& config, int64_t layer, Projec
       .low_rank_first(config.low_rank_first_block)
       .init_std(config.init_std)
       .low_rank_init(config.low_rank_init)
+      .draw(false)
       .device(device);
 }
 
@@ -33,7 +33,6 @@ FullRankLayerImpl::FullRankLayerImpl(int64_t in, int64_t out, torch::Device devi
 
 void FullRankLayerImpl::reset() {
   weight = register_parameter("weight", torch::empty({out, in}, master(device)));
-  draw_normal(weight, 0.02);
 }
 
 torch::Tensor FullRankLayerImpl::forward(const torch::Tensor& x, const torch::Tensor&) {
@@ -46,11 +45,8 @@ CoLALayerImpl::CoLALayerImpl(int64_t in, int64_t out, int64_t r, torch::Device d
 }
 
 void CoLALayerImpl::reset() {
-  const auto stds = low_rank_stds(in, r, 0.02, LowRankInit::kProduct);
   A = register_parameter("A", torch::empty({in, r}, master(device)));
   B = register_parameter("B", torch::empty({r, out}, master(device)));
-  draw_normal(A, stds.A);
-  draw_normal(B, stds.B);
 }
 
 torch::Tensor CoLALayerImpl::forward(const torch::Tensor& x, const torch::Tensor&) {
@@ -59,8 +55,8 @@ torch::Tensor CoLALayerImpl::forward(const torch::Tensor& x, const torch::Tensor
   return torch::matmul(low, B.to(dtype));
 }
 
-torch::nn::AnyModule make_projection(const ModelConfig& config, int64_t layer, Projection projection,
-                                     torch::Device device) {
+torch::nn::AnyModule make_projection(const ModelConfig& config, int64_t layer,
+                                     Projection projection, torch::Device device) {
   const int64_t in = config.in_features(projection), out = config.out_features(projection);
   switch (config.architecture) {
     case Architecture::kLlama:

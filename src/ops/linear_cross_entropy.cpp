@@ -19,7 +19,9 @@ torch::ScalarType wide_type(const Tensor& t) {
   return torch::promote_types(t.scalar_type(), torch::kFloat32);
 }
 
-int64_t kernel_target(int64_t target) { return target == kIgnoredTarget ? -1 : target; }
+int64_t kernel_target(int64_t target) {
+  return target == kIgnoredTarget ? -1 : target;
+}
 
 // The sum of the rows' losses. With `scale` defined, the logits become scale · dloss/dlogits.
 Tensor chunk_loss_cpu(Tensor& logits, const Tensor& targets, const Tensor& scale) {
@@ -43,14 +45,14 @@ Tensor chunk_loss_cpu(Tensor& logits, const Tensor& targets, const Tensor& scale
 }
 
 Tensor chunk_loss_plain(Tensor& logits, const Tensor& targets, const Tensor& scale) {
-  const Tensor counted = targets != kIgnoredTarget;                         // [n]
+  const Tensor counted = targets != kIgnoredTarget;  // [n]
   const Tensor index = targets.masked_fill(counted.logical_not(), 0).unsqueeze(1);
   Tensor log_probability = torch::log_softmax(logits, -1, wide_type(logits));
   const Tensor loss = -(log_probability.gather(1, index).squeeze(1) * counted).sum();
   if (scale.defined()) {
     Tensor gradient = log_probability.exp_();
-    gradient.scatter_add_(1, index, torch::full({1, 1}, -1.0, gradient.options())
-                                        .expand({index.size(0), 1}));
+    gradient.scatter_add_(1, index,
+                          torch::full({1, 1}, -1.0, gradient.options()).expand({index.size(0), 1}));
     logits.copy_(gradient.mul_((counted * scale).unsqueeze(1)));
   }
   return loss;
@@ -70,7 +72,7 @@ struct LossAndGradients {
 LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                          int64_t chunk_rows, bool want_gradients) {
   const int64_t rows = hidden.size(0);
-  const Tensor w = weight.to(hidden.scalar_type());                          // [V, C]
+  const Tensor w = weight.to(hidden.scalar_type());  // [V, C]
   const auto wide = hidden.options().dtype(wide_type(hidden));
   const Tensor count = (targets != kIgnoredTarget).sum().to(wide.dtype()).clamp_min(1);
   const Tensor scale = want_gradients ? count.reciprocal() : Tensor();
@@ -82,7 +84,7 @@ LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tenso
   for (int64_t begin = 0; begin < rows; begin += chunk_rows) {
     const int64_t n = std::min(chunk_rows, rows - begin);
     const Tensor h = hidden.narrow(0, begin, n);
-    Tensor logits = at::mm(h, w.t());                                        // [n, V]
+    Tensor logits = at::mm(h, w.t());  // [n, V]
     result.loss += chunk_loss(logits, targets.narrow(0, begin, n), scale);
     if (!want_gradients) continue;
     Tensor dh = result.hidden.narrow(0, begin, n);
@@ -159,7 +161,8 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Te
   const Tensor logits = torch::matmul(hidden, weight.to(hidden.scalar_type()).t());
   const Tensor count = (targets != kIgnoredTarget).sum().clamp_min(1);
   return torch::nll_loss(torch::log_softmax(logits, -1, wide_type(hidden)), targets, {},
-                         at::Reduction::Sum, kIgnoredTarget) / count;
+                         at::Reduction::Sum, kIgnoredTarget) /
+         count;
 }
 
 }  // namespace plain

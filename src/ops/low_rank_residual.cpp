@@ -12,7 +12,9 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-Tensor as_matrix(const Tensor& t) { return t.reshape({-1, t.size(-1)}); }
+Tensor as_matrix(const Tensor& t) {
+  return t.reshape({-1, t.size(-1)});
+}
 
 void check_shapes(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev) {
   const bool fits = A.dim() == 2 && B.dim() == 2 && x.dim() >= 1 && x.size(-1) == A.size(0) &&
@@ -22,7 +24,8 @@ void check_shapes(const Tensor& x, const Tensor& A, const Tensor& B, const Tenso
                     x.scalar_type() == y_prev.scalar_type();
   if (fits) return;
   std::ostringstream text;
-  text << "[low_rank_residual] expected x [..., in], A [in, r], B [r, out], y_prev [..., out] with x "
+  text << "[low_rank_residual] expected x [..., in], A [in, r], B [r, out], y_prev [..., out] with "
+          "x "
           "and y_prev of one dtype, got x "
        << x.sizes() << " " << x.scalar_type() << ", A " << A.sizes() << ", B " << B.sizes()
        << ", y_prev ";
@@ -64,11 +67,19 @@ CrossLayerGradients cross_layer_backward_cpu(const Tensor& dy, const Tensor& y_p
   return {dy_prev, torch::full({}, sum, c.options())};
 }
 
+// c · t with c in fp32: CUDA's product with a scalar tensor would round c to t's dtype first, and
+// in bf16 a β near 1 could not move by less than 0.8 %.
+Tensor scale(const Tensor& t, const Tensor& c) {
+  if (t.device().is_cpu() || t.scalar_type() == c.scalar_type()) return at::mul(t, c);
+  return (t.to(c.scalar_type()) * c).to(t.scalar_type());
+}
+
 CrossLayerGradients cross_layer_backward(const Tensor& dy, const Tensor& y_prev, const Tensor& c) {
   if (cpu::takes(dy, y_prev) && c.device().is_cpu()) {
     return cross_layer_backward_cpu(dy, y_prev, c);
   }
-  return {dy * c, (dy * y_prev).sum(c.scalar_type())};
+  const Tensor dbeta = (dy.to(c.scalar_type()) * y_prev).sum();
+  return {scale(dy, c), dbeta};
 }
 
 class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
@@ -78,8 +89,8 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
     const auto dtype = x.scalar_type();
     const Tensor a = A.to(dtype), b = B.to(dtype);
     const Tensor c = signed_scale(beta, epsilon);
-    const Tensor low = at::mm(as_matrix(x), a);        // [N, R]
-    Tensor y = at::mul(as_matrix(y_prev), c);          // [N, out]
+    const Tensor low = at::mm(as_matrix(x), a);  // [N, R]
+    Tensor y = scale(as_matrix(y_prev), c);      // [N, out]
     y.addmm_(low, b);
     ctx->save_for_backward({x, a, b, low, y_prev, c});
     ctx->saved_data["master"] = static_cast<int64_t>(A.scalar_type());
@@ -91,11 +102,11 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
     const Tensor &x = saved[0], &a = saved[1], &b = saved[2], &low = saved[3], &y_prev = saved[4],
                  &c = saved[5];
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
-    const Tensor dy = as_matrix(grad_outputs[0]).contiguous();      // [N, out]
-    const Tensor dlow = at::mm(dy, b.t());                          // [N, R]
-    const Tensor dx = at::mm(dlow, a.t()).view_as(x);               // [..., in]
-    const Tensor dA = at::mm(as_matrix(x).t(), dlow).to(master);    // [in, R]
-    const Tensor dB = at::mm(low.t(), dy).to(master);               // [R, out]
+    const Tensor dy = as_matrix(grad_outputs[0]).contiguous();    // [N, out]
+    const Tensor dlow = at::mm(dy, b.t());                        // [N, R]
+    const Tensor dx = at::mm(dlow, a.t()).view_as(x);             // [..., in]
+    const Tensor dA = at::mm(as_matrix(x).t(), dlow).to(master);  // [in, R]
+    const Tensor dB = at::mm(low.t(), dy).to(master);             // [R, out]
     const auto cross = cross_layer_backward(dy, as_matrix(y_prev), c);
     return {dx, dA, dB, cross.y_prev.view_as(y_prev), cross.beta, Tensor()};
   }

@@ -1,5 +1,8 @@
 #include "crnet/ops/rms_norm.h"
 
+#include <sstream>
+
+#include "crnet/core/error.h"
 #include "ops/cpu/dispatch.h"
 
 namespace crnet {
@@ -9,66 +12,116 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-class RmsNormCpu : public torch::autograd::Function<RmsNormCpu> {
+// What the backward pass needs of the forward pass beside x.
+struct Normed {
+  Tensor y;     // like x
+  Tensor rstd;  // [rows], fp32 or wider
+};
+
+torch::ScalarType wide_type(const Tensor& x) {
+  return torch::promote_types(x.scalar_type(), torch::kFloat32);
+}
+
+bool kernel_takes(const Tensor& x, const Tensor& weight) {
+  return cpu::takes(x) && cpu::takes(weight) && weight.scalar_type() == torch::kFloat32;
+}
+
+Normed forward_cpu(const Tensor& x, const Tensor& weight, double epsilon) {
+  const int64_t columns = x.size(-1), rows = x.numel() / std::max<int64_t>(columns, 1);
+  Tensor y = torch::empty_like(x);
+  Tensor rstd = torch::empty({rows}, x.options().dtype(torch::kFloat32));
+  cpu::with_element_type(x, [&](auto element) {
+    using T = decltype(element);
+    at::parallel_for(0, rows, cpu::grain_rows(columns), [&](int64_t first, int64_t last) {
+      cpu::kernels<T>().rms_norm(cpu::const_data<T>(x) + first * columns,
+                                 cpu::const_data<float>(weight), cpu::data<T>(y) + first * columns,
+                                 cpu::data<float>(rstd) + first, last - first, columns,
+                                 static_cast<float>(epsilon));
+    });
+  });
+  return {y, rstd};
+}
+
+Normed forward_plain(const Tensor& x, const Tensor& weight, double epsilon) {
+  const Tensor v = x.to(wide_type(x));
+  const Tensor rstd = torch::rsqrt(v.square().mean(-1, /*keepdim=*/true) + epsilon);
+  return {(v * rstd * weight).to(x.scalar_type()), rstd.flatten()};
+}
+
+struct Gradients {
+  Tensor x, weight;
+};
+
+Gradients backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& weight,
+                       const Tensor& rstd) {
+  const int64_t columns = x.size(-1), rows = rstd.numel();
+  const int64_t pieces = cpu::num_partial_sums(rows);
+  const int64_t piece = (rows + pieces - 1) / pieces;
+  Tensor dx = torch::empty_like(x);
+  Tensor partial = torch::zeros({pieces, columns}, rstd.options());
+  cpu::with_element_type(x, [&](auto element) {
+    using T = decltype(element);
+    at::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
+      for (int64_t p = first; p < last; ++p) {
+        const int64_t begin = std::min(p * piece, rows), end = std::min(begin + piece, rows);
+        cpu::kernels<T>().rms_norm_backward(
+            cpu::const_data<T>(dy) + begin * columns, cpu::const_data<T>(x) + begin * columns,
+            cpu::const_data<float>(weight), cpu::const_data<float>(rstd) + begin,
+            cpu::data<T>(dx) + begin * columns, cpu::data<float>(partial) + p * columns,
+            end - begin, columns);
+      }
+    });
+  });
+  return {dx, partial.sum(0)};
+}
+
+Gradients backward_plain(const Tensor& dy, const Tensor& x, const Tensor& weight,
+                         const Tensor& rstd) {
+  const int64_t columns = x.size(-1);
+  const Tensor r = rstd.unsqueeze(1);                                         // [rows, 1]
+  const Tensor normed = x.reshape({-1, columns}).to(rstd.scalar_type()) * r;  // [rows, C]
+  const Tensor g = dy.reshape({-1, columns}).to(rstd.scalar_type());
+  const Tensor weighted = g * weight;
+  const Tensor dx = r * (weighted - normed * (weighted * normed).mean(-1, /*keepdim=*/true));
+  return {dx.to(x.scalar_type()).view_as(x), (g * normed).sum(0).to(weight.scalar_type())};
+}
+
+class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
                         double epsilon) {
-    const int64_t columns = x.size(-1), rows = x.numel() / std::max<int64_t>(columns, 1);
-    Tensor y = torch::empty_like(x);
-    Tensor rstd = torch::empty({rows}, x.options().dtype(torch::kFloat32));
-    cpu::with_element_type(x, [&](auto element) {
-      using T = decltype(element);
-      at::parallel_for(0, rows, cpu::grain_rows(columns), [&](int64_t first, int64_t last) {
-        cpu::kernels<T>().rms_norm(
-            cpu::const_data<T>(x) + first * columns, cpu::const_data<float>(weight),
-            cpu::data<T>(y) + first * columns, cpu::data<float>(rstd) + first, last - first,
-            columns, static_cast<float>(epsilon));
-      });
-    });
-    ctx->save_for_backward({x, weight, rstd});
-    return y;
+    const Normed normed = kernel_takes(x, weight) ? forward_cpu(x, weight, epsilon)
+                                                  : forward_plain(x, weight, epsilon);
+    ctx->save_for_backward({x, weight, normed.rstd});
+    return normed.y;
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     const auto saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
-    const Tensor dy = grad_outputs[0].contiguous();
-    const int64_t columns = x.size(-1), rows = rstd.numel();
-    const int64_t pieces = cpu::num_partial_sums(rows);
-    const int64_t piece = (rows + pieces - 1) / pieces;
-    Tensor dx = torch::empty_like(x);
-    Tensor partial = torch::zeros({pieces, columns}, rstd.options());
-    cpu::with_element_type(x, [&](auto element) {
-      using T = decltype(element);
-      at::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
-        for (int64_t p = first; p < last; ++p) {
-          const int64_t begin = std::min(p * piece, rows), end = std::min(begin + piece, rows);
-          cpu::kernels<T>().rms_norm_backward(
-              cpu::const_data<T>(dy) + begin * columns, cpu::const_data<T>(x) + begin * columns,
-              cpu::const_data<float>(weight), cpu::const_data<float>(rstd) + begin,
-              cpu::data<T>(dx) + begin * columns, cpu::data<float>(partial) + p * columns,
-              end - begin, columns);
-        }
-      });
-    });
-    return {dx, partial.sum(0), Tensor()};
+    const Gradients gradients = kernel_takes(x, weight)
+                                    ? backward_cpu(grad_outputs[0].contiguous(), x, weight, rstd)
+                                    : backward_plain(grad_outputs[0], x, weight, rstd);
+    return {gradients.x, gradients.weight, Tensor()};
   }
 };
 
 }  // namespace
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon) {
-  if (cpu::takes(x) && cpu::takes(weight) && weight.scalar_type() == torch::kFloat32) {
-    return RmsNormCpu::apply(x, weight, epsilon);
+  if (x.dim() < 1 || weight.dim() != 1 || weight.size(0) != x.size(-1)) {
+    std::ostringstream text;
+    text << "[rms_norm] expected x [..., C] and weight [C], got " << x.sizes() << " and "
+         << weight.sizes();
+    throw Error(text.str());
   }
-  return plain::rms_norm(x, weight, epsilon);
+  return RmsNorm::apply(x, weight, epsilon);
 }
 
 namespace plain {
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon) {
-  const auto wide = torch::promote_types(x.scalar_type(), torch::kFloat32);
-  const Tensor v = x.to(wide);
+  const Tensor v = x.to(wide_type(x));
   const Tensor normed = v * torch::rsqrt(v.square().mean(-1, /*keepdim=*/true) + epsilon);
   return (normed * weight).to(x.scalar_type());
 }

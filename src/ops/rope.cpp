@@ -1,5 +1,7 @@
 #include "crnet/ops/rope.h"
 
+#include <sstream>
+
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "ops/cpu/dispatch.h"
@@ -59,6 +61,12 @@ RopeTable rope_table(int64_t length, int64_t head_size, double theta) {
 
 Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t offset) {
   const int64_t length = x.size(1);
+  if (x.dim() != 4 || x.size(3) != 2 * cosine.size(1) || cosine.sizes() != sine.sizes()) {
+    std::ostringstream text;
+    text << "[rope] expected x [B, T, H, D] and tables [positions, D/2], got " << x.sizes() << ", "
+         << cosine.sizes() << " and " << sine.sizes();
+    throw Error(text.str());
+  }
   if (offset + length > cosine.size(0)) {
     throw Error(format("[rope] expected at most %ld positions (model.max_sequence_length), got %ld",
                        static_cast<long>(cosine.size(0)), static_cast<long>(offset + length)));

@@ -1,5 +1,8 @@
 #include "crnet/ops/swiglu.h"
 
+#include <sstream>
+
+#include "crnet/core/error.h"
 #include "ops/cpu/dispatch.h"
 
 namespace crnet {
@@ -11,49 +14,64 @@ using torch::autograd::tensor_list;
 
 constexpr int64_t kGrain = 16384;
 
-class SwigluCpu : public torch::autograd::Function<SwigluCpu> {
+Tensor forward_cpu(const Tensor& gate, const Tensor& up) {
+  Tensor y = torch::empty_like(gate);
+  cpu::with_element_type(gate, [&](auto element) {
+    using T = decltype(element);
+    at::parallel_for(0, gate.numel(), kGrain, [&](int64_t first, int64_t last) {
+      cpu::kernels<T>().swiglu(cpu::const_data<T>(gate) + first, cpu::const_data<T>(up) + first,
+                               cpu::data<T>(y) + first, last - first);
+    });
+  });
+  return y;
+}
+
+tensor_list backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up) {
+  Tensor dgate = torch::empty_like(gate), dup = torch::empty_like(up);
+  cpu::with_element_type(gate, [&](auto element) {
+    using T = decltype(element);
+    at::parallel_for(0, gate.numel(), kGrain, [&](int64_t first, int64_t last) {
+      cpu::kernels<T>().swiglu_backward(cpu::const_data<T>(dy) + first,
+                                        cpu::const_data<T>(gate) + first,
+                                        cpu::const_data<T>(up) + first, cpu::data<T>(dgate) + first,
+                                        cpu::data<T>(dup) + first, last - first);
+    });
+  });
+  return {dgate, dup};
+}
+
+class Swiglu : public torch::autograd::Function<Swiglu> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
-    Tensor y = torch::empty_like(gate);
-    cpu::with_element_type(gate, [&](auto element) {
-      using T = decltype(element);
-      at::parallel_for(0, gate.numel(), kGrain, [&](int64_t first, int64_t last) {
-        cpu::kernels<T>().swiglu(cpu::const_data<T>(gate) + first, cpu::const_data<T>(up) + first,
-                                 cpu::data<T>(y) + first, last - first);
-      });
-    });
     ctx->save_for_backward({gate, up});
-    return y;
+    return cpu::takes(gate, up) ? forward_cpu(gate, up) : plain::swiglu(gate, up);
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     const auto saved = ctx->get_saved_variables();
-    const Tensor &gate = saved[0], &up = saved[1];
-    const Tensor dy = grad_outputs[0].contiguous();
-    Tensor dgate = torch::empty_like(gate), dup = torch::empty_like(up);
-    cpu::with_element_type(gate, [&](auto element) {
-      using T = decltype(element);
-      at::parallel_for(0, gate.numel(), kGrain, [&](int64_t first, int64_t last) {
-        cpu::kernels<T>().swiglu_backward(
-            cpu::const_data<T>(dy) + first, cpu::const_data<T>(gate) + first,
-            cpu::const_data<T>(up) + first, cpu::data<T>(dgate) + first, cpu::data<T>(dup) + first,
-            last - first);
-      });
-    });
-    return {dgate, dup};
+    const Tensor &gate = saved[0], &up = saved[1], &dy = grad_outputs[0];
+    if (cpu::takes(gate, up)) return backward_cpu(dy.contiguous(), gate, up);
+    return {at::silu_backward(dy * up, gate), dy * torch::silu(gate)};
   }
 };
 
 }  // namespace
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
-  if (cpu::takes(gate, up)) return SwigluCpu::apply(gate, up);
-  return plain::swiglu(gate, up);
+  if (gate.sizes() != up.sizes() || gate.scalar_type() != up.scalar_type()) {
+    std::ostringstream text;
+    text << "[swiglu] expected gate and up of one shape and dtype, got " << gate.sizes() << " "
+         << gate.scalar_type() << " and " << up.sizes() << " " << up.scalar_type();
+    throw Error(text.str());
+  }
+  return Swiglu::apply(gate, up);
 }
 
 namespace plain {
 
-Tensor swiglu(const Tensor& gate, const Tensor& up) { return torch::silu(gate) * up; }
+Tensor swiglu(const Tensor& gate, const Tensor& up) {
+  return torch::silu(gate) * up;
+}
 
 }  // namespace plain
 }  // namespace crnet

@@ -57,7 +57,8 @@ std::string cpuinfo(const std::string& key) {
 
 bool multiplies_bf16_natively(torch::Device device) {
   if (!device.is_cuda()) {
-    const std::string flags = format(" %s%s ", cpuinfo("flags").c_str(), cpuinfo("Features").c_str());
+    const std::string flags =
+        format(" %s%s ", cpuinfo("flags").c_str(), cpuinfo("Features").c_str());
     return flags.find(" avx512_bf16 ") != std::string::npos ||
            flags.find(" amx_bf16 ") != std::string::npos ||
            flags.find(" bf16 ") != std::string::npos;
@@ -70,7 +71,8 @@ torch::Device select_device(DeviceChoice choice) {
   const bool available = torch::cuda::is_available();
   if (choice == DeviceChoice::kCuda && !available) {
     throw UsageError(
-        "[train] train.device: expected a CUDA GPU, got none that LibTorch can use; check nvidia-smi "
+        "[train] train.device: expected a CUDA GPU, got none that LibTorch can use; check "
+        "nvidia-smi "
         "and that LibTorch is a CUDA build, or use --set train.device=cpu");
   }
   return choice == DeviceChoice::kCpu || !available ? torch::kCPU : torch::Device(torch::kCUDA, 0);
@@ -81,9 +83,8 @@ torch::Device select_device(DeviceChoice choice) {
 Runtime select_runtime(const TrainConfig& config) {
   Runtime runtime;
   runtime.device = select_device(config.device);
-  runtime.threads = config.threads > 0
-                        ? config.threads
-                        : std::max<int64_t>(1, std::thread::hardware_concurrency());
+  runtime.threads = config.threads > 0 ? config.threads
+                                       : std::max<int64_t>(1, std::thread::hardware_concurrency());
   torch::set_num_threads(static_cast<int>(runtime.threads));
   const bool bf16 = config.precision == PrecisionChoice::kAuto
                         ? multiplies_bf16_natively(runtime.device)
@@ -94,14 +95,22 @@ Runtime select_runtime(const TrainConfig& config) {
 
 double measure_peak_flops(const Runtime& runtime) {
   const int64_t n = runtime.device.is_cuda() ? 8192 : 1024;
-  return product_rate(runtime.device, runtime.compute_dtype, n, 0.25);
+  const double rate = product_rate(runtime.device, runtime.compute_dtype, n, 0.25);
+  if (runtime.device.is_cuda()) {  // the matrices are no part of the run
+    auto* allocator = c10::getDeviceAllocator(torch::kCUDA);
+    allocator->emptyCache();
+    allocator->resetPeakStats(runtime.device.index());
+  }
+  return rate;
 }
 
 int64_t peak_memory_bytes(torch::Device device) {
   if (device.is_cuda()) {
     auto* allocator = c10::getDeviceAllocator(torch::kCUDA);
-    const auto stats = allocator->getDeviceStats(device.has_index() ? device.index() : c10::DeviceIndex(0));
-    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)].peak;
+    const auto stats =
+        allocator->getDeviceStats(device.has_index() ? device.index() : c10::DeviceIndex(0));
+    return stats.allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)]
+        .peak;
   }
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);

@@ -6,7 +6,9 @@
 
 namespace crnet {
 
-double EvalResult::perplexity() const { return std::exp(loss); }
+double EvalResult::perplexity() const {
+  return std::exp(loss);
+}
 
 double EvalResult::bits_per_byte(double bytes_per_token) const {
   return loss / std::log(2.0) / bytes_per_token;

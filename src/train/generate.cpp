@@ -11,24 +11,6 @@
 namespace crnet {
 namespace {
 
-void check(const CausalLMImpl& model, const std::vector<int32_t>& prompt,
-           const GenerateOptions& options) {
-  if (options.max_tokens < 1) throw UsageError("[generate] expected --max-tokens of at least 1");
-  if (!(options.temperature >= 0)) {
-    throw UsageError(format("[generate] expected --temperature of at least 0, got %g",
-                            options.temperature));
-  }
-  if (!(options.top_p > 0 && options.top_p <= 1)) {
-    throw UsageError(format("[generate] expected --top-p in (0, 1], got %g", options.top_p));
-  }
-  const auto length = static_cast<int64_t>(prompt.size());
-  if (length < 1 || length >= model.config().max_sequence_length) {
-    throw UsageError(format("[generate] expected a prompt of 1 to %ld tokens, got %ld",
-                            static_cast<long>(model.config().max_sequence_length - 1),
-                            static_cast<long>(length)));
-  }
-}
-
 // Reproducible everywhere, unlike std::uniform_real_distribution.
 double next_uniform(std::mt19937_64& engine) {
   return static_cast<double>(engine() >> 11) * 0x1.0p-53;
@@ -39,6 +21,23 @@ torch::Tensor as_batch(const std::vector<int32_t>& tokens, torch::Device device)
 }
 
 }  // namespace
+
+void check_generation(const ModelConfig& config, int64_t prompt_tokens,
+                      const GenerateOptions& options) {
+  if (options.max_tokens < 1) throw UsageError("[generate] expected --max-tokens of at least 1");
+  if (!(options.temperature >= 0)) {
+    throw UsageError(
+        format("[generate] expected --temperature of at least 0, got %g", options.temperature));
+  }
+  if (!(options.top_p > 0 && options.top_p <= 1)) {
+    throw UsageError(format("[generate] expected --top-p in (0, 1], got %g", options.top_p));
+  }
+  if (prompt_tokens < 1 || prompt_tokens >= config.max_sequence_length) {
+    throw UsageError(format("[generate] expected a prompt of 1 to %ld tokens, got %ld",
+                            static_cast<long>(config.max_sequence_length - 1),
+                            static_cast<long>(prompt_tokens)));
+  }
+}
 
 int32_t sample_token(const torch::Tensor& logits, double temperature, double top_p,
                      double uniform) {
@@ -59,16 +58,16 @@ int32_t sample_token(const torch::Tensor& logits, double temperature, double top
 std::vector<int32_t> generate(CausalLMImpl& model, torch::Device device,
                               const std::vector<int32_t>& prompt, const GenerateOptions& options,
                               const std::function<bool(int32_t)>& on_token) {
-  check(model, prompt, options);
+  check_generation(model.config(), static_cast<int64_t>(prompt.size()), options);
   const torch::NoGradGuard no_grad;
   KeyValueCaches caches(static_cast<size_t>(model.config().num_layers));
   std::mt19937_64 engine(options.seed);
   std::vector<int32_t> text = prompt, pending = prompt, generated;
   while (static_cast<int64_t>(generated.size()) < options.max_tokens &&
          static_cast<int64_t>(text.size()) < model.config().max_sequence_length) {
-    const torch::Tensor logits =
-        options.use_cache ? model.forward(as_batch(pending, device), &caches)
-                          : model.forward(as_batch(text, device));  // [1, t, V]
+    const torch::Tensor logits = options.use_cache
+                                     ? model.forward(as_batch(pending, device), &caches)
+                                     : model.forward(as_batch(text, device));  // [1, t, V]
     const torch::Tensor last = logits[0][-1].to(torch::kCPU, torch::kFloat32);
     const int32_t token =
         sample_token(last, options.temperature, options.top_p, next_uniform(engine));

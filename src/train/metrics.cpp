@@ -13,7 +13,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 // JSON has no NaN: null stands for it.
-Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
+Json number(double value) {
+  return std::isfinite(value) ? Json(value) : Json(nullptr);
+}
 
 double value_or_nan(const Json& line, const char* key) {
   const auto found = line.find(key);
@@ -43,7 +45,8 @@ MetricsFile::MetricsFile(std::filesystem::path path, int64_t last_step) : path_(
   }
   write_text_atomic(path_, kept);
   file_.open(path_, std::ios::app);
-  if (!file_) throw Error("[train] expected to append to " + path_.string() + ", could not open it");
+  if (!file_)
+    throw Error("[train] expected to append to " + path_.string() + ", could not open it");
 }
 
 void MetricsFile::add_to_curve(int64_t step, double loss, double smoothed) {
@@ -54,7 +57,8 @@ void MetricsFile::add_to_curve(int64_t step, double loss, double smoothed) {
 
 void MetricsFile::append(const std::string& line) {
   file_ << line << "\n" << std::flush;
-  if (!file_) throw Error("[train] expected to append to " + path_.string() + "; is the disk full?");
+  if (!file_)
+    throw Error("[train] expected to append to " + path_.string() + "; is the disk full?");
 }
 
 void MetricsFile::write(const StepMetrics& m) {

@@ -76,6 +76,7 @@ void AdamW::step_group(const Group& group, double lr) {
 }
 
 void AdamW::zero_grad() {
+  gradient_scale_ = 1;
   for (auto& p : parameters_) p.mutable_grad().reset();
 }
 

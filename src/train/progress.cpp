@@ -10,11 +10,11 @@ Progress::Progress(int64_t total_steps, int64_t log_every)
 
 std::string Progress::line(const StepMetrics& m) const {
   const auto left = static_cast<double>(total_steps_ - m.step) * mean_seconds_;
-  return format("step %ld/%ld  loss %.4f (%.4f)  lr %.2e  |g| %.2f  %s tok/s  %.0f%% of peak  %s  %s left",
-                static_cast<long>(m.step), static_cast<long>(total_steps_), m.loss,
-                m.smoothed_loss, m.lr, m.grad_norm, format_count(m.tokens_per_second).c_str(),
-                100 * m.peak_share, format_bytes(static_cast<double>(m.memory_bytes)).c_str(),
-                format_duration(left).c_str());
+  return format(
+      "step %ld/%ld  loss %.4f (%.4f)  lr %.2e  |g| %.2f  %s tok/s  %.0f%% of peak  %s  %s left",
+      static_cast<long>(m.step), static_cast<long>(total_steps_), m.loss, m.smoothed_loss, m.lr,
+      m.grad_norm, format_count(m.tokens_per_second).c_str(), 100 * m.peak_share,
+      format_bytes(static_cast<double>(m.memory_bytes)).c_str(), format_duration(left).c_str());
 }
 
 void Progress::show(const StepMetrics& metrics) {

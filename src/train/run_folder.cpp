@@ -1,5 +1,7 @@
 #include "train/run_folder.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <torch/headeronly/version.h>
 #include <unistd.h>
 
@@ -51,14 +53,26 @@ bool RunFolder::is_used() const {
   return std::filesystem::exists(metrics()) || std::filesystem::exists(checkpoints());
 }
 
-void RunFolder::describe_run(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
-                             double peak_flops, int64_t first_step) const {
+detail::Descriptor RunFolder::create_and_lock() const {
   std::error_code failure;
   std::filesystem::create_directories(path, failure);
   if (failure) {
     throw Error("[train] train.run_dir: expected to create " + path.string() +
                 ", got: " + failure.message());
   }
+  detail::Descriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  // The kernel lets go of it when the process ends, however it ends.
+  if (folder.get() < 0 || ::flock(folder.get(), LOCK_EX | LOCK_NB) != 0) {
+    throw Error(
+        "[train] train.run_dir: expected " + path.string() +
+        " for this run alone, got another process that trains there; wait for it, or choose "
+        "another folder");
+  }
+  return folder;
+}
+
+void RunFolder::describe_run(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
+                             double peak_flops, int64_t first_step) const {
   write_text_atomic(path / "config.yaml", to_yaml(loaded));
   const std::string name =
       first_step == 0 ? "run.json" : format("run-from-%ld.json", static_cast<long>(first_step));

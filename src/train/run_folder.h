@@ -5,6 +5,7 @@
 #include <string>
 
 #include "crnet/config/load.h"
+#include "crnet/core/file.h"
 #include "crnet/train/device.h"
 #include "crnet/train/run_config.h"
 
@@ -17,11 +18,16 @@ struct RunFolder {
   [[nodiscard]] std::filesystem::path metrics() const { return path / "metrics.jsonl"; }
   [[nodiscard]] std::filesystem::path picture() const { return path / "loss.svg"; }
   [[nodiscard]] std::filesystem::path log() const { return path / "train.log"; }
+  [[nodiscard]] std::filesystem::path tokenizer() const { return path / "tokenizer.model"; }
 
   /// Whether a run has written here before.
   [[nodiscard]] bool is_used() const;
 
-  /// Creates the folder and writes config.yaml and run.json, or for a part that goes on from a
+  /// Creates the folder and locks it for as long as the result lives, or the process. Throws Error
+  /// where it cannot, and where another process trains there.
+  [[nodiscard]] detail::Descriptor create_and_lock() const;
+
+  /// Writes config.yaml and run.json, or for a part that goes on from a
   /// later step run-from-STEP.json. Throws Error where it cannot.
   void describe_run(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
                     double peak_flops, int64_t first_step) const;

@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include "crnet/config/json.h"
+#include "crnet/core/error.h"
+#include "crnet/core/file.h"
 #include "crnet/core/log.h"
 #include "crnet/core/version.h"
 #include "crnet/model/init.h"
@@ -32,21 +34,39 @@ void set_rng_state(const std::string& bytes) {
 // What may differ between the parts of a run without changing its numbers.
 bool is_free_to_change(const std::string& key) {
   return key == "/train/run_dir" || key == "/train/log_every" || key == "/train/eval_every" ||
-         key == "/train/eval_tokens" || key == "/data/path" || key == "/data/verify" ||
-         key.starts_with("/checkpoint/");
+         key == "/train/eval_tokens" || key == "/data/verify" || key.starts_with("/checkpoint/");
+}
+
+// Equal shapes do not make equal models: heads or theta may differ.
+void refuse_another_model(const Checkpoint& checkpoint, const ModelConfig& model) {
+  const Json saved = Json::parse(checkpoint.state.model_config), wanted = Json(to_json(model));
+  for (const auto& [key, value] : wanted.items()) {
+    if (saved.contains(key) && saved[key] == value) continue;
+    throw Error("[train] model." + key + ": expected " +
+                (saved.contains(key) ? saved[key].dump() : "nothing") + " as in " +
+                checkpoint.folder.string() + ", got " + value.dump() +
+                "; the checkpoint is of another model");
+  }
 }
 
 }  // namespace
 
 RunState::RunState(const RunConfig& config, const Runtime& runtime)
-    : model(config.model, runtime.device),
-      optimizer(model->named_parameters(), config.optimizer) {
+    : model(config.model, runtime.device), optimizer(model->named_parameters(), config.optimizer) {
   model->set_compute_dtype(runtime.compute_dtype);
 }
 
-void RunState::start(uint64_t seed) { initialize(*model, seed); }
+void RunState::start(uint64_t seed) {
+  initialize(*model, seed);
+}
 
-void RunState::restore(const Checkpoint& checkpoint) {
+void RunState::restore(const Checkpoint& checkpoint, const RunConfig& config,
+                       const std::string& tokenizer_hash) {
+  refuse_another_model(checkpoint, config.model);
+  if (digest_file(checkpoint.tokenizer()).xxh3 != tokenizer_hash) {
+    throw Error("[train] expected data of the tokenizer of " + checkpoint.folder.string() +
+                ", got " + config.data.path + ", which is of another");
+  }
   load_into_named(checkpoint.model(), model_tensors(*model));
   load_into_named(checkpoint.optimizer(), optimizer.state());
   optimizer.state_loaded();
@@ -87,7 +107,8 @@ CheckpointContent RunState::capture(const RunConfig& config, const Runtime& runt
   return content;
 }
 
-void warn_of_changes(const Checkpoint& checkpoint, const RunConfig& config, const Runtime& runtime) {
+void warn_of_changes(const Checkpoint& checkpoint, const RunConfig& config,
+                     const Runtime& runtime) {
   const Json before = Json::parse(checkpoint.state.run_config), now = Json(to_json(config));
   for (const auto& change : Json::diff(before, now)) {
     const std::string key = change["path"];
@@ -98,13 +119,18 @@ void warn_of_changes(const Checkpoint& checkpoint, const RunConfig& config, cons
               (now.contains(place) ? now.at(place).dump() : "unset"));
   }
   const Json extra = Json::parse(checkpoint.state.extra);
+  if (extra.value("device", "") != runtime.device.str()) {
+    log::warn("resumed on " + runtime.device.str() + "; the checkpoint was trained on " +
+              extra.value("device", "?"));
+  }
   const std::string precision = extra.value("precision", "");
   if (precision != dtype_name(runtime.compute_dtype)) {
-    log::warn("resumed in " + dtype_name(runtime.compute_dtype) + "; the checkpoint was trained in " +
-              precision);
+    log::warn("resumed in " + dtype_name(runtime.compute_dtype) +
+              "; the checkpoint was trained in " + precision);
   }
   if (extra.value("threads", int64_t{0}) != runtime.threads) {
-    log::warn("resumed with another number of threads: the numbers agree to rounding, not to the bit");
+    log::warn(
+        "resumed with another number of threads: the numbers agree to rounding, not to the bit");
   }
 }
 

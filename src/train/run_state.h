@@ -20,8 +20,10 @@ struct RunState {
 
   /// Fresh weights.
   void start(uint64_t seed);
-  /// Throws Error where the checkpoint is of another model; nothing is changed then.
-  void restore(const Checkpoint& checkpoint);
+  /// Throws Error where the checkpoint is of another model or of another tokenizer's tokens;
+  /// nothing is changed then.
+  void restore(const Checkpoint& checkpoint, const RunConfig& config,
+               const std::string& tokenizer_hash);
   [[nodiscard]] CheckpointContent capture(const RunConfig& config, const Runtime& runtime,
                                           const std::filesystem::path& tokenizer) const;
 
@@ -32,7 +34,7 @@ struct RunState {
   int64_t tokens_seen = 0;
   int64_t skipped_steps = 0;
   int64_t bad_steps_in_a_row = 0;
-  double smoothed_loss = 0;   ///< with smoothing_weight: an exponential mean without start-up bias
+  double smoothed_loss = 0;  ///< with smoothing_weight: an exponential mean without start-up bias
   double smoothing_weight = 0;
 };
 

@@ -42,6 +42,10 @@ SavedModel load_model(const std::filesystem::path& path, const Runtime& runtime)
   CausalLM model(config, runtime.device);
   load_into_named(checkpoint.model(), model_tensors(*model));
   model->set_compute_dtype(runtime.compute_dtype);
+  // No master weights are needed: cast once, not for every token.
+  for (auto& parameter : model->parameters()) {
+    if (parameter.dim() == 2) parameter.set_data(parameter.detach().to(runtime.compute_dtype));
+  }
   return {model, std::move(checkpoint)};
 }
 

@@ -34,6 +34,8 @@ StopSignal::~StopSignal() {
   sigaction(SIGTERM, &former_terminate, nullptr);
 }
 
-int StopSignal::received() { return received_signal; }
+int StopSignal::received() {
+  return received_signal;
+}
 
 }  // namespace crnet

@@ -24,30 +24,35 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr double kSmoothing = 0.95;
 
-// Both splits, checked against the model.
+// Both splits, checked against the model and long enough for a window each.
 struct RunData {
   DataSet train;
   std::optional<DataSet> validation;
-  std::filesystem::path tokenizer;
 };
 
 RunData open_data(const LoadedConfig<RunConfig>& loaded) {
   const RunConfig& config = loaded.config;
   if (config.data.path.empty()) {
-    throw UsageError(loaded.problem(
-        "data.path", "expected the folder that `crnet prepare` made, got nothing; add --set "
-                     "data.path=FOLDER"));
+    throw UsageError(
+        loaded.problem("data.path",
+                       "expected the folder that `crnet prepare` made, got nothing; add --set "
+                       "data.path=FOLDER"));
   }
   if (!std::filesystem::exists(std::filesystem::path(config.data.path) / kIndexFile)) {
-    throw UsageError(loaded.problem(
-        "data.path", "expected a folder that `crnet prepare` finished, got " + config.data.path +
-                         ", which has no " + kIndexFile));
+    throw UsageError(
+        loaded.problem("data.path", "expected a folder that `crnet prepare` finished, got " +
+                                        config.data.path + ", which has no " + kIndexFile));
   }
   DataSetChecks checks;
   checks.verify = config.data.verify;
-  RunData data{DataSet::open(config.data.path, "train", checks), std::nullopt,
-               std::filesystem::path(config.data.path) / kTokenizerFile};
+  RunData data{DataSet::open(config.data.path, "train", checks), std::nullopt};
   const DataIndex& index = data.train.index();
+  const auto tokenizer = std::filesystem::path(config.data.path) / kTokenizerFile;
+  if (digest_file(tokenizer).xxh3 != index.tokenizer_hash) {
+    throw Error("[data] expected " + tokenizer.string() +
+                " to be the tokenizer that the shards were made with (" + index.tokenizer_hash +
+                "), got another; prepare the data again");
+  }
   if (index.vocab_size > config.model.vocab_size) {
     throw UsageError(loaded.problem(
         "model.vocab_size",
@@ -56,19 +61,24 @@ RunData open_data(const LoadedConfig<RunConfig>& loaded) {
   }
   if (index.splits.contains("validation") && !index.splits.at("validation").shards.empty()) {
     data.validation = DataSet::open(config.data.path, "validation", checks);
+    (void)TokenWindows(*data.validation, config.data.sequence_length);
   }
+  (void)TokenWindows(data.train, config.data.sequence_length);
   return data;
 }
 
-// A later `--resume auto` would take the abandoned continuation for the newest state.
+// A run goes on in its own folder from its newest checkpoint, or in a new folder from any: else a
+// later `--resume auto` would take an abandoned continuation, or another run, for the newest state.
 void refuse_to_fork(const RunFolder& folder, const CheckpointStore& store,
                     const Checkpoint& chosen) {
+  if (!folder.is_used()) return;
   const auto saved = store.list();
-  if (saved.empty() || saved.back().filename() <= chosen.folder.filename()) return;
-  throw UsageError("[train] --resume: expected the newest checkpoint of " + folder.path.string() +
-                   ", got " + chosen.folder.filename().string() + ", and there is " +
-                   saved.back().filename().string() +
-                   "; go on from the older one in a new folder with --set train.run_dir=FOLDER");
+  std::error_code failure;
+  if (!saved.empty() && std::filesystem::equivalent(saved.back(), chosen.folder, failure)) return;
+  throw UsageError("[train] --resume: expected the newest checkpoint of the run in " +
+                   folder.path.string() + (saved.empty() ? "" : ", " + saved.back().string()) +
+                   ", got " + chosen.folder.string() +
+                   "; go on from that one in a new folder with --set train.run_dir=FOLDER");
 }
 
 std::optional<Checkpoint> find_start(const RunFolder& folder, const TrainOptions& options,
@@ -80,6 +90,10 @@ std::optional<Checkpoint> find_start(const RunFolder& folder, const TrainOptions
                      "train.run_dir=FOLDER");
   }
   if (options.resume != "auto") {
+    if (!std::filesystem::is_directory(options.resume)) {
+      throw UsageError("[train] --resume: expected auto or a checkpoint's folder, got " +
+                       options.resume + ", which is no folder");
+    }
     Checkpoint chosen = open_checkpoint(options.resume);
     refuse_to_fork(folder, store, chosen);
     return chosen;
@@ -99,18 +113,20 @@ class TrainingRun {
         config_path_(loaded.path),
         folder_{config_.train.run_dir},
         data_(open_data(loaded)),
-        windows_check_(data_.train, config_.data.sequence_length),
         runtime_(select_runtime(config_.train)),
         store_(folder_.checkpoints(), config_.checkpoint.keep_last, config_.checkpoint.keep_every),
         start_(find_start(folder_, options, store_)),
         state_(config_, runtime_),
         peak_flops_(measure_peak_flops(runtime_)) {
     if (start_) {
-      state_.restore(*start_);
+      state_.restore(*start_, config_, data_.train.index().tokenizer_hash);
     } else {
       state_.start(static_cast<uint64_t>(config_.train.seed));
     }
+    lock_ = folder_.create_and_lock();
     folder_.describe_run(loaded, runtime_, peak_flops_, state_.step);
+    // The run's own copy: the data may be prepared anew while it goes on.
+    copy_durably(std::filesystem::path(config_.data.path) / kTokenizerFile, folder_.tokenizer());
     log::add_file(folder_.log());
   }
   ~TrainingRun() { log::close_files(); }
@@ -135,12 +151,12 @@ class TrainingRun {
   const std::string config_path_;
   const RunFolder folder_;
   const RunData data_;
-  const TokenWindows windows_check_;  // refuses a split that is shorter than a window, first of all
   const Runtime runtime_;
   CheckpointStore store_;
   const std::optional<Checkpoint> start_;
   RunState state_;
   const double peak_flops_;
+  detail::Descriptor lock_;  // on the folder, until the process ends
   std::optional<Loader> loader_;
   std::optional<MetricsFile> metrics_;
   std::optional<Progress> progress_;
@@ -150,11 +166,10 @@ class TrainingRun {
 
 void TrainingRun::announce() const {
   const auto counts = count_parameters(config_.model);
-  log::info(format("%s with %s parameters on %s; data %s, %s tokens",
-                   enum_name(config_.model.architecture),
-                   format_count(static_cast<double>(counts.total())).c_str(),
-                   describe(runtime_).c_str(), config_.data.path.c_str(),
-                   format_count(static_cast<double>(data_.train.tokens())).c_str()));
+  log::info(format(
+      "%s with %s parameters on %s; data %s, %s tokens", enum_name(config_.model.architecture),
+      format_count(static_cast<double>(counts.total())).c_str(), describe(runtime_).c_str(),
+      config_.data.path.c_str(), format_count(static_cast<double>(data_.train.tokens())).c_str()));
   if (start_) {
     log::info("resumed from " + start_->folder.string());
     warn_of_changes(*start_, config_, runtime_);
@@ -174,8 +189,16 @@ LoaderOptions TrainingRun::loader_options() const {
 TrainSummary TrainingRun::run() {
   const StopSignal signals;
   announce();
+  if (start_ && state_.step >= config_.train.steps) {
+    log::info(format("nothing to do: the run has done its %ld steps (train.steps)",
+                     static_cast<long>(state_.step)));
+    summary_.steps = state_.step;
+    summary_.run_dir = folder_.path;
+    summary_.checkpoint = start_->folder;
+    return summary_;
+  }
   loader_.emplace(data_.train, loader_options());
-  metrics_.emplace(folder_.metrics(), state_.step);
+  metrics_.emplace(folder_.metrics(), start_ ? state_.step : -1);
   progress_.emplace(config_.train.steps, config_.train.log_every);
   summary_.run_dir = folder_.path;
   if (state_.step == 0) validate();
@@ -185,7 +208,8 @@ TrainSummary TrainingRun::run() {
     progress_->show(metrics);
     stop_on_bad_steps(metrics);
     if (is_due(config_.train.eval_every)) validate();
-    if (is_due(config_.checkpoint.every)) save();
+    // In a row of bad steps the weights are in doubt: the sound checkpoints stay.
+    if (is_due(config_.checkpoint.every) && !metrics.skipped) save();
   }
   summary_.stopped = state_.step < config_.train.steps;
   if (!summary_.stopped) validate();
@@ -200,10 +224,10 @@ TrainSummary TrainingRun::run() {
 
 void TrainingRun::say_how_it_ended() const {
   if (summary_.stopped) {
-    log::info(format("stopped after step %ld and saved %s; go on with: crnet train %s --resume auto "
-                     "(and the same --set)",
-                     static_cast<long>(summary_.steps), summary_.checkpoint.c_str(),
-                     config_path_.c_str()));
+    log::info(format(
+        "stopped after step %ld and saved %s; go on with: crnet train %s --resume auto "
+        "(and the same --set)",
+        static_cast<long>(summary_.steps), summary_.checkpoint.c_str(), config_path_.c_str()));
     return;
   }
   const std::string skipped =
@@ -219,8 +243,7 @@ StepMetrics TrainingRun::one_step() {
   const auto begin = Clock::now();
   StepPlan plan;
   plan.num_micro_batches = config_.accumulation_steps();
-  plan.lr =
-      learning_rate(config_.schedule, config_.optimizer.lr, state_.step, config_.train.steps);
+  plan.lr = learning_rate(config_.schedule, config_.optimizer.lr, state_.step, config_.train.steps);
   plan.clip_norm = config_.optimizer.clip_norm;
   const StepResult result =
       train_step(*state_.model, runtime_.device, *loader_, state_.optimizer, plan);
@@ -257,17 +280,19 @@ StepMetrics TrainingRun::one_step() {
 
 void TrainingRun::stop_on_bad_steps(const StepMetrics& metrics) const {
   if (!metrics.skipped) return;
-  log::warn(format("step %ld: loss %g, gradient norm %g: not finite, so the weights stay as they "
-                   "were (%ld in a row)",
-                   static_cast<long>(metrics.step), metrics.loss, metrics.grad_norm,
-                   static_cast<long>(state_.bad_steps_in_a_row)));
+  log::warn(
+      format("step %ld: loss %g, gradient norm %g: not finite, so the weights stay as they "
+             "were (%ld in a row)",
+             static_cast<long>(metrics.step), metrics.loss, metrics.grad_norm,
+             static_cast<long>(state_.bad_steps_in_a_row)));
   if (state_.bad_steps_in_a_row < config_.train.max_bad_steps) return;
   const auto saved = store_.list();
-  throw Error(format("[train] step %ld: expected a finite loss and gradient, got %ld updates in a row "
-                     "without (train.max_bad_steps); nothing was overwritten, the last checkpoint is "
-                     "%s; try a lower optimizer.lr or precision fp32",
-                     static_cast<long>(metrics.step), static_cast<long>(state_.bad_steps_in_a_row),
-                     saved.empty() ? "none" : saved.back().c_str()));
+  throw Error(
+      format("[train] step %ld: expected a finite loss and gradient, got %ld updates in a row "
+             "without (train.max_bad_steps); nothing was overwritten, the last checkpoint is "
+             "%s; try a lower optimizer.lr or precision fp32",
+             static_cast<long>(metrics.step), static_cast<long>(state_.bad_steps_in_a_row),
+             saved.empty() ? "none" : saved.back().c_str()));
 }
 
 void TrainingRun::validate() {
@@ -278,9 +303,8 @@ void TrainingRun::validate() {
   options.sequence_length = config_.data.sequence_length;
   options.max_tokens = config_.train.eval_tokens;
   const bool was_stopping = StopSignal::received() != 0;
-  const EvalResult result =
-      evaluate(*state_.model, runtime_.device, *data_.validation, options,
-               [&] { return was_stopping || StopSignal::received() == 0; });
+  const EvalResult result = evaluate(*state_.model, runtime_.device, *data_.validation, options,
+                                     [&] { return was_stopping || StopSignal::received() == 0; });
   if (!was_stopping && StopSignal::received() != 0) return;  // cut short: no figure to keep
   summary_.validation_loss = result.loss;
   const EvalMetrics metrics{state_.step, result.loss, result.perplexity(), result.tokens};
@@ -290,14 +314,18 @@ void TrainingRun::validate() {
 
 void TrainingRun::save() {
   progress_->note("saving");
-  write_loss_svg(folder_.picture(), metrics_->curve(), "Loss: " + folder_.path.string());
   try {
-    summary_.checkpoint = store_.save(state_.capture(config_, runtime_, data_.tokenizer));
+    summary_.checkpoint = store_.save(state_.capture(config_, runtime_, folder_.tokenizer()));
     failed_save_.clear();
   } catch (const Error& failure) {
     // The weights are in memory still: a later save may find room.
     failed_save_ = failure.what();
     log::error(failed_save_);
+  }
+  try {
+    write_loss_svg(folder_.picture(), metrics_->curve(), "Loss: " + folder_.path.string());
+  } catch (const Error& failure) {
+    log::warn(failure.what());  // a picture is not worth a run
   }
 }
 

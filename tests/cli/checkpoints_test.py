@@ -1,5 +1,5 @@
-"""What a run refuses: a folder in use, a damaged checkpoint, another model's. It names it, and leaves
-everything as it was."""
+"""What a run refuses: a folder in use, a damaged checkpoint, another model's, a loss that is not
+finite. It names it, and leaves everything as it was."""
 import shutil
 
 from harness import (LAST_CHECKPOINT, CliTest, change_byte, checkpoints, digest, fixture,
@@ -96,7 +96,8 @@ class OtherModel(CliTest):
     def test_a_run_of_another_model_is_left_alone(self):
         run_dir = self.copy_of_straight_run()
         before = digest(run_dir)
-        self.fails((1, 2), train_arguments(run_dir, "--resume", "auto", model__ffn_size=96), run_dir)
+        arguments = train_arguments(run_dir, "--resume", "auto", model__ffn_size=96)
+        self.fails((1, 2), arguments, run_dir)
         self.assertEqual(digest(run_dir), before)
 
     def test_a_checkpoint_that_is_none_is_refused_by_name(self):
@@ -107,8 +108,8 @@ class OtherModel(CliTest):
 
 
 class NonFiniteLoss(CliTest):
-    """Resumed at a learning rate that ruins the weights in one update: the first loss is finite, all
-    later ones are not."""
+    """Resumed at a learning rate that ruins the weights in one update: the first loss is finite,
+    all later ones are not."""
 
     def ruin(self, run_dir, every):
         result = self.succeeds_not(train_arguments(

@@ -6,7 +6,7 @@ import shutil
 from harness import CliTest, change_byte, fixture, train_arguments
 
 SHARD = "train-00000.bin"
-HEADER_BYTES = 64
+FIELDS_BYTES, HEADER_BYTES = 64, 4096  # of a shard's header, the rest of which is padding
 
 
 class DamagedData(CliTest):
@@ -16,7 +16,7 @@ class DamagedData(CliTest):
         return data
 
     def check(self, data, *named, **settings):
-        run_dir = self.scratch / "run"
+        run_dir = self.scratch / f"run-on-{data.name}"
         self.fails((1, 2), train_arguments(run_dir, data__path=data, **settings), *named)
         self.assertFalse(run_dir.exists())
 
@@ -29,7 +29,7 @@ class DamagedData(CliTest):
                 self.check(data, data / SHARD, "truncated", "crnet prepare")
 
     def test_a_shard_with_a_changed_byte_is_named(self):
-        for position in (0, 20, HEADER_BYTES, HEADER_BYTES + 1001, -1):
+        for position in (0, 20, FIELDS_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 1001, -1):
             with self.subTest(position):
                 data = self.copy(f"data{position}")
                 change_byte(data / SHARD, position)
@@ -58,11 +58,12 @@ class DamagedData(CliTest):
 
     def test_data_shorter_than_a_window_are_refused(self):
         text = self.scratch / "text.txt"
-        text.write_text("Short.\n\n" * 20)
+        text.write_text("".join(f"Text {i}.\n\n" for i in range(60)))
         self.succeeds("prepare", text, "--output", self.scratch / "data", "--document-bytes", 8,
-                      "--validation-fraction", 0.2, "--threads", 1,
+                      "--validation-fraction", 0.5, "--threads", 1,
                       "--tokenizer", fixture("data") / "tokenizer.model")
-        self.check(self.scratch / "data", "train", data__sequence_length=512, train__micro_batch=1)
+        self.check(self.scratch / "data", self.scratch / "data", "shorter sequences",
+                   data__sequence_length=512, train__micro_batch=1)
 
 
 class OtherTokenizer(CliTest):

@@ -14,17 +14,36 @@ TINY_RUN = {**TINY, "train.steps": 2, "train.eval_every": 0, "checkpoint.every":
             "schedule.kind": "constant"}
 # Options of crnet that take no value.
 SWITCHES = {"--help", "-h", "--version", "--schema", "--json", "--no-cache", "--force"}
+SHELL = {">", ">>", "|", "&&", ";", "2>&1"}
+FENCE = re.compile(r"^ *```")
+SHELL_FENCE = re.compile(r"^ *```(sh|bash|console)$")
+
+
+def words_of(line):
+    """The arguments after crnet where the line is a call of it, else None."""
+    words = shlex.split(line.strip().removeprefix("$ "), comments=True)
+    end = next((i for i, word in enumerate(words) if word in SHELL), len(words))
+    return words[1:end] if words and pathlib.PurePath(words[0]).name == "crnet" else None
 
 
 def command_lines(document):
-    """(line number, arguments after crnet) of every such command in a fenced block of shell."""
-    text = document.read_text()
-    for block in re.finditer(r"^```(?:sh|bash|console)\n(.*?)^```", text, re.M | re.S):
-        body = re.sub(r"\\\n", "  ", block[1])
-        for line in body.splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            if words and pathlib.PurePath(words[0]).name == "crnet":
-                yield text.count("\n", 0, block.start()) + 2, words[1:]
+    """(line number, arguments after crnet, the refusal that is shown below or "") of every call in
+    an indented or fenced block of shell, and of every `build/release/crnet ...` inside a line."""
+    lines, fence = document.read_text().splitlines(), ""
+    for number, line in enumerate(lines, 1):
+        if FENCE.match(line):
+            fence = "" if fence else line
+        elif SHELL_FENCE.match(fence) if fence else line.startswith("    "):
+            if not re.match(r" *(\$ )?(\S*/)?crnet\b(?!:)", line):
+                continue
+            at = number
+            while line.endswith("\\"):
+                line, at = line[:-1] + lines[at], at + 1
+            after = lines[at].strip() if at < len(lines) else ""
+            yield number, words_of(line), after if after.startswith("crnet: ") else ""
+        elif not fence:
+            for inline in re.findall(r"`(build/release/crnet [^`]+)`", line):
+                yield number, words_of(inline), ""
 
 
 def split_options(arguments):
@@ -45,12 +64,18 @@ class Documentation(CliTest):
     def test_documented_command_lines_run(self):
         if not DOCUMENTS[0].exists():
             self.skipTest("there is no README.md yet")
-        lines = [(f"{document.name}:{number}", words) for document in DOCUMENTS
-                 if document.exists() for number, words in command_lines(document)]
-        self.assertTrue([place for place, _ in lines if place.startswith("README.md")])
-        for place, words in lines:
-            with self.subTest(f"{place}: crnet {shlex.join(words)}"):
-                self.succeeds(*self.on_the_fixture(words), cwd=SOURCE)
+        calls = [(document.name, *call) for document in DOCUMENTS if document.exists()
+                 for call in command_lines(document)]
+        self.assertIn("README.md", [name for name, *_ in calls])
+        for name, number, words, refusal in calls:
+            with self.subTest(f"{name}:{number}: crnet {shlex.join(words)}"):
+                self.check(words, refusal)
+
+    def check(self, words, refusal):
+        if refusal:
+            self.assertEqual(self.refused(words, cwd=SOURCE).stderr, refusal + "\n")
+        else:
+            self.succeeds(*self.on_the_fixture(words), cwd=SOURCE)
 
     def on_the_fixture(self, words):
         adapt = getattr(self, f"adapt_{words[0]}", None) if words else None
@@ -72,7 +97,7 @@ class Documentation(CliTest):
                     "-o": self.scratch / "prepared", "--train-tokenizer": VOCABULARY,
                     "--tokenizer": fixture("data") / "tokenizer.model"}
         return [*self.with_replaced(options, replaced), *[text for _ in positional[:1]],
-                "--document-bytes", 1000, "--validation-fraction", 0.2, "--force"]
+                "--document-bytes", 1000, "--validation-fraction", 0.3, "--force"]
 
     def adapt_train(self, positional, options):
         checkpoint = fixture("straight-fp32") / "checkpoints" / "step-00000027"
@@ -93,11 +118,27 @@ class Documentation(CliTest):
 
 
 class CommandLines(unittest.TestCase):
-    def test_they_are_found_in_blocks_of_shell_alone(self):
+    PAGE = """crnet train no.yaml
+    $ crnet config x.yaml  # indented
+    crnet: [config] refused
+
+```sh
+cd x  # crnet no
+build/release/crnet train a.yaml \\
+  --set k=v  # crnet no
+crnet config --schema > file
+```
+```cpp
+crnet no
+```
+A mention of `crnet train`, and `build/release/crnet plan "a b"`.
+"""
+
+    def test_they_are_found_in_blocks_of_shell_and_by_their_path(self):
         with tempfile.TemporaryDirectory() as folder:
             document = pathlib.Path(folder) / "page.md"
-            document.write_text("crnet no\n```sh\ncd x  # crnet no\nbuild/release/crnet train a.yaml \\\n"
-                                "  --set k=v  # crnet no\n$ crnet config --schema\n```\n"
-                                "```cpp\ncrnet no\n```\n")
-            self.assertEqual([words for _, words in command_lines(document)],
-                             [["train", "a.yaml", "--set", "k=v"], ["config", "--schema"]])
+            document.write_text(self.PAGE)
+            self.assertEqual(list(command_lines(document)),
+                             [(2, ["config", "x.yaml"], "crnet: [config] refused"),
+                              (7, ["train", "a.yaml", "--set", "k=v"], ""),
+                              (9, ["config", "--schema"], ""), (14, ["plan", "a b"], "")])

@@ -103,8 +103,8 @@ def metrics(run_dir):
 
 def losses(run_dir):
     """(kind, step) -> loss, and the list of these pairs as written."""
-    lines = metrics(run_dir)
-    return {(m["kind"], m["step"]): m["loss"] for m in lines}, [(m["kind"], m["step"]) for m in lines]
+    written = [((line["kind"], line["step"]), line["loss"]) for line in metrics(run_dir)]
+    return dict(written), [pair for pair, _ in written]
 
 
 def checkpoints(run_dir):
@@ -182,7 +182,7 @@ class CliTest(unittest.TestCase):
         result = crnet(*arguments, cwd=cwd or self.scratch)
         shown = f"crnet {' '.join(map(str, arguments))[:500]}\n{result.stdout[:500]}{result.stderr}"
         self.assertIn(result.returncode, codes, shown)
-        self.assertFalse(result.stdout, f"expected no output before an error\n{shown}")
+        self.assertEqual(len(result.stdout), 0, f"expected no output before an error\n{shown}")
         self.assertRegex(result.stderr, r"\Acrnet: [^\n]+\n\Z", shown)
         for text in named:
             self.assertIn(str(text), result.stderr, shown)

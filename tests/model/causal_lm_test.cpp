@@ -64,8 +64,8 @@ TEST(CausalLMShape, LossIsTheCrossEntropyOfTheLogits) {
     const auto tokens = torch::randint(11, {2, 7}), targets = torch::randint(11, {2, 7});
     const auto logits = model->forward(tokens);
     EXPECT_EQ(logits.sizes(), (std::vector<int64_t>{2, 7, 11}));
-    const auto expected = torch::nn::functional::cross_entropy(logits.flatten(0, 1),
-                                                               targets.flatten());
+    const auto expected =
+        torch::nn::functional::cross_entropy(logits.flatten(0, 1), targets.flatten());
     EXPECT_NEAR(model->loss(tokens, targets).item<double>(), expected.item<double>(), 1e-5);
   }
 }
@@ -86,7 +86,8 @@ TEST(CausalLMShape, ParametersAreNamedAsInTheFiles) {
         expected.insert(layer + p + "_proj.weight");
         continue;
       }
-      for (const std::string part : {"A", "B", "beta"}) expected.insert(layer + p + "_proj." + part);
+      for (const std::string part : {"A", "B", "beta"})
+        expected.insert(layer + p + "_proj." + part);
     }
   }
   EXPECT_EQ(names, expected);
@@ -165,7 +166,8 @@ TEST(CausalLMCache, CachedLogitsEqualUncachedOnes) {
     const auto whole = model->forward(tokens);
     KeyValueCaches caches(2);
     std::vector<torch::Tensor> pieces;
-    for (const auto& [begin, length] : {std::pair<int64_t, int64_t>{0, 4}, {4, 1}, {5, 3}, {8, 1}}) {
+    for (const auto& [begin, length] :
+         {std::pair<int64_t, int64_t>{0, 4}, {4, 1}, {5, 3}, {8, 1}}) {
       pieces.push_back(model->forward(tokens.narrow(1, begin, length), &caches));
     }
     EXPECT_LT(relative_error(torch::cat(pieces, 1), whole), 1e-5);
@@ -192,7 +194,8 @@ TEST(Initialisation, ValuesAreTheSameOnEveryMachine) {
   fill_normal(values, 0.02, 1234, 5);
   // Philox4x32-10 of key (1234, 0), counters (i, 0, 5, 0), summed in halves; from an independent
   // implementation in Python.
-  const std::vector<float> expected = {0.0205528252f, -0.00888209138f, -0.00373874605f, 0.00334367901f};
+  const std::vector<float> expected = {0.0205528252f, -0.00888209138f, -0.00373874605f,
+                                       0.00334367901f};
   for (int64_t i = 0; i < 4; ++i) EXPECT_EQ(values[i].item<float>(), expected[i]) << i;
 }
 

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include "counting_allocator.h"
 #include "crnet/core/error.h"
 #include "crnet/ops/attention.h"
 #include "crnet/ops/linear_cross_entropy.h"
@@ -10,7 +11,6 @@
 #include "crnet/ops/rms_norm.h"
 #include "crnet/ops/rope.h"
 #include "crnet/ops/swiglu.h"
-#include "counting_allocator.h"
 #include "gradcheck.h"
 
 namespace crnet {
@@ -222,8 +222,11 @@ TEST_F(AttentionTest, GradientsMatchFiniteDifferences) {
 
 TEST_F(AttentionTest, MatchesPlainWithGroupedHeadsAndCachedKeys) {
   for (const auto dtype : kFastDtypes) {
-    for (const auto& [T, S, H, G] : {std::array<int64_t, 4>{9, 9, 4, 4}, {9, 9, 6, 2}, {1, 7, 4, 2},
-                                     {3, 8, 4, 1}, {65, 65, 2, 2}}) {
+    for (const auto& [T, S, H, G] : {std::array<int64_t, 4>{9, 9, 4, 4},
+                                     {9, 9, 6, 2},
+                                     {1, 7, 4, 2},
+                                     {3, 8, 4, 1},
+                                     {65, 65, 2, 2}}) {
       const Tensors inputs = {torch::randn({2, T, H, 8}).to(dtype),
                               torch::randn({2, S, G, 8}).to(dtype),
                               torch::randn({2, S, G, 8}).to(dtype)};
@@ -236,7 +239,8 @@ TEST_F(AttentionTest, MatchesPlainWithGroupedHeadsAndCachedKeys) {
 }
 
 TEST_F(AttentionTest, NothingLooksAhead) {
-  auto q = torch::randn({1, 6, 2, 4}), k = torch::randn({1, 6, 2, 4}), v = torch::randn({1, 6, 2, 4});
+  auto q = torch::randn({1, 6, 2, 4}), k = torch::randn({1, 6, 2, 4}),
+       v = torch::randn({1, 6, 2, 4});
   const auto before = causal_attention(q, k, v).narrow(1, 0, 5).clone();
   k.select(1, 5).add_(10);
   v.select(1, 5).add_(10);
@@ -297,7 +301,8 @@ TEST_F(LinearCrossEntropyTest, AllIgnoredIsZeroWithZeroGradients) {
 
 TEST_F(LinearCrossEntropyTest, ATargetOutsideTheVocabularyIsNamed) {
   try {
-    linear_cross_entropy(torch::randn({2, 4}), torch::randn({6, 4}), torch::tensor(std::vector<int64_t>{1, 6}));
+    linear_cross_entropy(torch::randn({2, 4}), torch::randn({6, 4}),
+                         torch::tensor(std::vector<int64_t>{1, 6}));
     FAIL() << "expected an error";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("got 6"), std::string::npos) << error.what();

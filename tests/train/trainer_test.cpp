@@ -150,7 +150,8 @@ TEST_F(TrainerTest, NonFiniteUpdatesAreSkippedAndEndTheRunWithoutOverwriting) {
     const auto checkpoint = open_checkpoint(sound.checkpoint);
     const auto model = checkpoint.model(), optimizer = checkpoint.optimizer();
     for (const auto& name : model.names()) made.model.emplace_back(name, model.load(name));
-    for (const auto& name : optimizer.names()) made.optimizer.emplace_back(name, optimizer.load(name));
+    for (const auto& name : optimizer.names())
+      made.optimizer.emplace_back(name, optimizer.load(name));
     for (auto& [name, tensor] : made.model) {
       if (name == "model.norm.weight") tensor.fill_(NAN);
     }
@@ -175,8 +176,12 @@ TEST_F(TrainerTest, NonFiniteUpdatesAreSkippedAndEndTheRunWithoutOverwriting) {
 }
 
 TEST_F(TrainerTest, ASignalEndsTheRunAfterTheStepWithACheckpoint) {
-  std::thread killer([] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(1500));
+  std::thread killer([metrics = folder_ / "run" / "metrics.jsonl"] {
+    // The first step's line: by then the signal is caught.
+    while (!fs::exists(metrics) ||
+           read_text(metrics).find("\"step\",\"step\"") == std::string::npos) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
     std::raise(SIGTERM);
   });
   const auto summary = train(config("run", {"train.steps=100000"}));

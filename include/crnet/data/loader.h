@@ -3,7 +3,7 @@
 // B batch (sequences), T sequence length.
 #pragma once
 
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <cstdint>
 #include <memory>

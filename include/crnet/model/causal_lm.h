@@ -22,8 +22,8 @@ class DecoderImpl : public torch::nn::Module {
  public:
   DecoderImpl(const ModelConfig& config, torch::Device device);
 
-  /// tokens int64 [B, T] → normed hidden states [B, T, C] of `dtype`. `caches`, where given, has one
-  /// entry per block and holds the tokens before these.
+  /// tokens int64 [B, T] → normed hidden states [B, T, C] of `dtype`. `caches`, where given, has
+  /// one entry per block and holds the tokens before these.
   torch::Tensor forward(const torch::Tensor& tokens, torch::ScalarType dtype,
                         KeyValueCaches* caches = nullptr);
 

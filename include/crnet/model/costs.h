@@ -9,11 +9,11 @@ namespace crnet {
 
 /// Parameters by part; the formulas of docs/method.md.
 struct ParameterCounts {
-  int64_t embedding = 0;    ///< V·C
-  int64_t head = 0;         ///< V·C, or 0 where tied
-  int64_t first_block = 0;  ///< projections of block 1
+  int64_t embedding = 0;     ///< V·C
+  int64_t head = 0;          ///< V·C, or 0 where tied
+  int64_t first_block = 0;   ///< projections of block 1
   int64_t later_blocks = 0;  ///< projections of blocks 2 … L, β included where it is learnable
-  int64_t norms = 0;        ///< (2L + 1)·C
+  int64_t norms = 0;         ///< (2L + 1)·C
   [[nodiscard]] int64_t total() const {
     return embedding + head + first_block + later_blocks + norms;
   }

@@ -15,17 +15,19 @@ namespace crnet {
 struct CRNetLayerOptions {
   CRNetLayerOptions(int64_t in, int64_t out) : in_(in), out_(out) {}
 
-  TORCH_ARG(int64_t, in);                         ///< input width
-  TORCH_ARG(int64_t, out);                        ///< output width
-  TORCH_ARG(int64_t, r) = 0;                      ///< low rank; needed unless the layer is full rank
-  TORCH_ARG(double, epsilon) = 1e-6;              ///< ε of c(β)
-  TORCH_ARG(double, beta_init) = 1.0;             ///< β at the start
-  TORCH_ARG(bool, learnable_beta) = true;         ///< false: β stays at beta_init
-  TORCH_ARG(bool, first) = false;                 ///< a layer of the first block: no previous output
-  TORCH_ARG(bool, low_rank_first) = false;        ///< first block: X A B instead of full rank
-  TORCH_ARG(double, init_std) = 0.02;             ///< std of the entries of W, or of A·B
+  TORCH_ARG(int64_t, in);                   ///< input width
+  TORCH_ARG(int64_t, out);                  ///< output width
+  TORCH_ARG(int64_t, r) = 0;                ///< low rank; needed unless the layer is full rank
+  TORCH_ARG(double, epsilon) = 1e-6;        ///< ε of c(β)
+  TORCH_ARG(double, beta_init) = 1.0;       ///< β at the start
+  TORCH_ARG(bool, learnable_beta) = true;   ///< false: β stays at beta_init
+  TORCH_ARG(bool, first) = false;           ///< a layer of the first block: no previous output
+  TORCH_ARG(bool, low_rank_first) = false;  ///< first block: X A B instead of full rank
+  TORCH_ARG(double, init_std) = 0.02;       ///< std of the entries of W, or of A·B
   TORCH_ARG(LowRankInit, low_rank_init) = LowRankInit::kProduct;  ///< how A and B are drawn
-  TORCH_ARG(torch::Device, device) = torch::kCPU;  ///< where the parameters live; kMeta: shapes only
+  TORCH_ARG(bool, draw) = true;  ///< false: parameters are left as they come, to be set elsewhere
+  TORCH_ARG(torch::Device,
+            device) = torch::kCPU;  ///< where the parameters live; kMeta: shapes only
 };
 
 /// Y_l = c(β) · Y_{l−1} + X A B, the projection of blocks l ≥ 2 (arXiv 2509.18993); in the first
@@ -38,8 +40,9 @@ class CRNetLayerImpl : public torch::nn::Cloneable<CRNetLayerImpl> {
  public:
   explicit CRNetLayerImpl(CRNetLayerOptions options);
 
-  /// x [..., in] → [..., out]. y_prev [..., out] is the same projection's output in the block below,
-  /// undefined in the first block (it is not looked at there). Throws crnet::Error on other shapes.
+  /// x [..., in] → [..., out]. y_prev [..., out] is the same projection's output in the block
+  /// below, undefined in the first block (it is not looked at there). Throws crnet::Error on other
+  /// shapes.
   torch::Tensor forward(const torch::Tensor& x, const torch::Tensor& y_prev = {});
 
   void reset() override;
@@ -48,9 +51,9 @@ class CRNetLayerImpl : public torch::nn::Cloneable<CRNetLayerImpl> {
   [[nodiscard]] bool is_full_rank() const;
 
   CRNetLayerOptions options;
-  torch::Tensor weight;   ///< [out, in]; undefined unless full rank
-  torch::Tensor A, B;     ///< [in, r], [r, out]; undefined where full rank
-  torch::Tensor beta;     ///< []; undefined in the first block
+  torch::Tensor weight;  ///< [out, in]; undefined unless full rank
+  torch::Tensor A, B;    ///< [in, r], [r, out]; undefined where full rank
+  torch::Tensor beta;    ///< []; undefined in the first block
 
  protected:
   FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(torch::Tensor())})

@@ -25,8 +25,8 @@ LowRankStds low_rank_stds(int64_t in, int64_t r, double init_std, LowRankInit in
 /// scaled to std: |value| < 4.9 std, excess kurtosis −0.15.
 void fill_normal(torch::Tensor tensor, double std, uint64_t seed, uint64_t stream);
 
-/// Fills a tensor with normal-like values drawn from LibTorch's default CPU generator; a meta tensor
-/// is left alone.
+/// Fills a tensor with normal-like values drawn from LibTorch's default CPU generator; a meta
+/// tensor is left alone.
 void draw_normal(torch::Tensor tensor, double std);
 
 /// Sets every parameter of a model that is named as in the files (see CausalLM) from `seed` and its

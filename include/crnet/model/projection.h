@@ -1,4 +1,5 @@
-// The other two kinds of projection, with CRNetLayer's call: forward(x, y_prev).
+// The other two kinds of projection, with CRNetLayer's call: forward(x, y_prev). Their parameters
+// are not set by construction.
 #pragma once
 
 #include <torch/nn/cloneable.h>
@@ -43,7 +44,7 @@ class CoLALayerImpl : public torch::nn::Cloneable<CoLALayerImpl> {
 TORCH_MODULE(CoLALayer);
 
 /// The projection that `config` wants at this place, as a module whose forward takes (x, y_prev).
-torch::nn::AnyModule make_projection(const ModelConfig& config, int64_t layer, Projection projection,
-                                     torch::Device device);
+torch::nn::AnyModule make_projection(const ModelConfig& config, int64_t layer,
+                                     Projection projection, torch::Device device);
 
 }  // namespace crnet

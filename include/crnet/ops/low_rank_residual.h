@@ -6,8 +6,9 @@
 
 namespace crnet {
 
-/// c(β) = sign(β) · (|β| + ε) with sign(0) = +1 (arXiv 2509.18993): never zero, so that the residual
-/// can be inverted. β: fp32 scalar tensor []; the result has its dtype. dc/dβ = 1 everywhere.
+/// c(β) = sign(β) · (|β| + ε) with sign(0) = +1 (arXiv 2509.18993): never zero, so that the
+/// residual can be inverted. β: fp32 scalar tensor []; the result has its dtype. dc/dβ = 1
+/// everywhere.
 torch::Tensor signed_scale(const torch::Tensor& beta, double epsilon);
 
 /// Y = c(β) · Y_prev + (X A) B, as one differentiable operator.

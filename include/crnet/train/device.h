@@ -17,10 +17,10 @@ struct Runtime {
   int64_t threads = 1;
 };
 
-/// Resolves device, precision and threads, and sets LibTorch's thread count. `auto` takes CUDA where
-/// there is a GPU, and bf16 where the device multiplies it natively (AVX512-BF16 or AMX on x86,
-/// BF16 on Arm; on CUDA where a bf16 product is measured to be faster than fp32). Throws UsageError for CUDA without
-/// a usable GPU.
+/// Resolves device, precision and threads, and sets LibTorch's thread count. `auto` takes CUDA
+/// where there is a GPU, and bf16 where the device multiplies it natively (AVX512-BF16 or AMX on
+/// x86, BF16 on Arm; on CUDA where a bf16 product is measured to be faster than fp32). Throws
+/// UsageError for CUDA without a usable GPU.
 Runtime select_runtime(const TrainConfig& config);
 
 /// FLOP/s of large matrix products in this runtime's precision, measured for about a quarter of a
@@ -38,7 +38,8 @@ std::string dtype_name(torch::ScalarType dtype);
 
 /// Tells glibc to keep the memory that LibTorch frees instead of handing it back to the system and
 /// faulting it in again a moment later, which costs a training step on a CPU 125,000 page faults at
-/// 60M (docs/performance.md). For the whole process, so it is for a program to call, at its start; the crnet command does.
+/// 60M (docs/performance.md). For the whole process, so it is for a program to call, at its start;
+/// the crnet command does.
 void keep_freed_memory();
 
 }  // namespace crnet

@@ -19,9 +19,9 @@ struct StepMetrics {
   double grad_norm = 0;  ///< before clipping
   bool skipped = false;  ///< loss or gradient was not finite, so the weights stayed
   int64_t tokens_seen = 0;
-  double seconds = 0;           ///< this step alone
+  double seconds = 0;  ///< this step alone
   double tokens_per_second = 0;
-  double peak_share = 0;  ///< model FLOP/s over the machine's measured rate of matrix products
+  double peak_share = 0;     ///< model FLOP/s over the machine's measured rate of matrix products
   int64_t memory_bytes = 0;  ///< greatest so far
 };
 
@@ -37,8 +37,8 @@ struct EvalMetrics {
 class MetricsFile {
  public:
   /// Goes on with an existing file up to and including `last_step`; what a killed run wrote beyond
-  /// its checkpoint is dropped, since those steps are done again. Throws Error where the file cannot
-  /// be read or written.
+  /// its checkpoint is dropped, since those steps are done again. Throws Error where the file
+  /// cannot be read or written.
   MetricsFile(std::filesystem::path path, int64_t last_step);
 
   void write(const StepMetrics& metrics);

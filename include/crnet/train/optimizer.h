@@ -13,8 +13,8 @@
 namespace crnet {
 
 /// AdamW with decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101). Matrices decay;
-/// norms, β and the embedding (also where it serves as the head) do not. State: two fp32 moments per
-/// parameter and the number of updates.
+/// norms, β and the embedding (also where it serves as the head) do not. State: two fp32 moments
+/// per parameter and the number of updates.
 class AdamW {
  public:
   AdamW(const torch::OrderedDict<std::string, torch::Tensor>& parameters,
@@ -32,9 +32,9 @@ class AdamW {
   /// Lets go of the gradients.
   void zero_grad();
 
-  /// Everything that an exact continuation needs: "exp_avg.<name>", "exp_avg_sq.<name>", fp32 of the
-  /// parameter's shape, and "updates", int64 []. The tensors are the optimizer's own: filling them
-  /// and calling state_loaded() restores it.
+  /// Everything that an exact continuation needs: "exp_avg.<name>", "exp_avg_sq.<name>", fp32 of
+  /// the parameter's shape, and "updates", int64 []. The tensors are the optimizer's own: filling
+  /// them and calling state_loaded() restores it.
   [[nodiscard]] NamedTensors state() const;
   void state_loaded();
 

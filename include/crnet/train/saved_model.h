@@ -10,8 +10,8 @@
 
 namespace crnet {
 
-/// Parameters and, where β is fixed, its values: what the files hold of a model. The tensors are the
-/// model's own.
+/// Parameters and, where β is fixed, its values: what the files hold of a model. The tensors are
+/// the model's own.
 NamedTensors model_tensors(const CausalLMImpl& model);
 
 struct SavedModel {

@@ -36,10 +36,11 @@ struct TrainSummary {
 ///   train.log       what was said on the terminal
 ///   checkpoints/    see checkpoint.h
 ///
-/// A run that is stopped and resumed is bit by bit the run that never stopped, on one machine with
-/// one thread count. SIGINT and SIGTERM end it after the step at hand with a checkpoint. A loss or
-/// gradient that is not finite leaves the weights alone; train.max_bad_steps of them in a row end
-/// the run with an Error, and no checkpoint is written.
+/// A run that is stopped and resumed is bit by bit the run that never stopped, on one machine's CPU
+/// with one thread count (on CUDA LibTorch's fused attention is not deterministic). One process at
+/// a time trains in a folder. SIGINT and SIGTERM end it after the step at hand with a checkpoint. A
+/// loss or gradient that is not finite leaves the weights alone; train.max_bad_steps of them in a
+/// row end the run with an Error, and no checkpoint is written.
 ///
 /// Throws UsageError, before anything is created, for a configuration that does not fit the data or
 /// the machine, and Error for what fails later.

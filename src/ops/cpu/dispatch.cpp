@@ -2,10 +2,10 @@
 
 namespace crnet::cpu {
 
-#define CRNET_DECLARE_VARIANT(variant)              \
-  namespace variant {                               \
-  extern const Kernels<float> kFloatKernels;        \
-  extern const Kernels<bfloat16> kBFloat16Kernels;  \
+#define CRNET_DECLARE_VARIANT(variant)             \
+  namespace variant {                              \
+  extern const Kernels<float> kFloatKernels;       \
+  extern const Kernels<bfloat16> kBFloat16Kernels; \
   }
 CRNET_DECLARE_VARIANT(baseline)
 #if defined(__x86_64__)

@@ -42,7 +42,9 @@ const T* const_data(const torch::Tensor& tensor) {
 }
 
 /// Rows of `columns` elements that make a piece of work worth a thread.
-inline int64_t grain_rows(int64_t columns) { return std::max<int64_t>(1, 32768 / columns); }
+inline int64_t grain_rows(int64_t columns) {
+  return std::max<int64_t>(1, 32768 / columns);
+}
 
 /// The number of pieces that work on `rows` rows is split into where each needs its own sum. It
 /// depends on nothing but the thread count, so that a run repeats bit by bit.

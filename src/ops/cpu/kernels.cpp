@@ -1,5 +1,6 @@
-// Compiled once for each CRNET_CPU_VARIANT (see cmake/CrnetCpuKernels.cmake) with -fassociative-math, so that
-// the plain loops below become vector code. Only C headers: see kernels.h.
+// Compiled once for each CRNET_CPU_VARIANT (see cmake/CrnetCpuKernels.cmake) with
+// -fassociative-math, so that the plain loops below become vector code. Only C headers: see
+// kernels.h.
 #include "ops/cpu/kernels.h"
 
 #include <math.h>
@@ -8,8 +9,12 @@
 namespace crnet::cpu::CRNET_CPU_VARIANT {
 namespace {
 
-inline float load(const float* p) { return *p; }
-inline void store(float* p, float value) { *p = value; }
+inline float load(const float* p) {
+  return *p;
+}
+inline void store(float* p, float value) {
+  *p = value;
+}
 
 inline float load(const bfloat16* p) {
   const uint32_t bits = static_cast<uint32_t>(p->bits) << 16;
@@ -48,7 +53,9 @@ inline float exp_fast(float x) {
   return p * scale;
 }
 
-inline float sigmoid(float x) { return 1.0f / (1.0f + exp_fast(-x)); }
+inline float sigmoid(float x) {
+  return 1.0f / (1.0f + exp_fast(-x));
+}
 
 template <class T>
 void rms_norm(const T* x, const float* weight, T* y, float* rstd, int64_t rows, int64_t columns,
@@ -185,14 +192,9 @@ double scale_and_dot(const T* dy, const T* y_prev, T* dx, float c, int64_t count
 }
 
 template <class T>
-constexpr Kernels<T> kTable = {rms_norm<T>,
-                               rms_norm_backward<T>,
-                               rope<T>,
-                               swiglu<T>,
-                               swiglu_backward<T>,
-                               cross_entropy_row<T>,
-                               cross_entropy_loss_row<T>,
-                               scale_and_dot<T>};
+constexpr Kernels<T> kTable = {
+    rms_norm<T>,          rms_norm_backward<T>,      rope<T>,         swiglu<T>, swiglu_backward<T>,
+    cross_entropy_row<T>, cross_entropy_loss_row<T>, scale_and_dot<T>};
 
 }  // namespace
 

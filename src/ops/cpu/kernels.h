@@ -17,14 +17,14 @@ struct bfloat16 {
 template <class T>
 struct Kernels {
   /// y = x · rsqrt(mean(x²) + epsilon) · weight, row by row; rstd [rows] keeps the rsqrt.
-  void (*rms_norm)(const T* x, const float* weight, T* y, float* rstd, int64_t rows, int64_t columns,
-                   float epsilon);
+  void (*rms_norm)(const T* x, const float* weight, T* y, float* rstd, int64_t rows,
+                   int64_t columns, float epsilon);
   /// dx of rms_norm; adds this range's share of the weight's gradient to dweight [columns].
   void (*rms_norm_backward)(const T* dy, const T* x, const float* weight, const float* rstd, T* dx,
                             float* dweight, int64_t rows, int64_t columns);
   /// Rotates pairs (i, i + D/2) of every head of one token: x [heads, D], cosine and sine [D/2].
-  void (*rope)(const T* x, const float* cosine, const float* sine, T* y, int64_t heads, int64_t size,
-               float direction);
+  void (*rope)(const T* x, const float* cosine, const float* sine, T* y, int64_t heads,
+               int64_t size, float direction);
   /// y = silu(gate) · up.
   void (*swiglu)(const T* gate, const T* up, T* y, int64_t count);
   void (*swiglu_backward)(const T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t count);
