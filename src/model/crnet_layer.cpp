@@ -32,7 +32,9 @@ void CRNetLayerImpl::reset() {
     if (options.draw()) draw_normal(weight, options.init_std());
     return;
   }
-  const auto stds = low_rank_stds(in, r, options.init_std(), options.low_rank_init());
+  // Without an output below, B = 0 would leave the layer, and all above, at zero for good.
+  const auto init = options.first() ? LowRankInit::kProduct : options.low_rank_init();
+  const auto stds = low_rank_stds(in, r, options.init_std(), init);
   A = register_parameter("A", torch::empty({in, r}, tensor_options));
   B = register_parameter("B", torch::empty({r, out}, tensor_options));
   if (options.draw()) {

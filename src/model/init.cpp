@@ -34,6 +34,14 @@ bool ends_with(const std::string& name, const std::string& ending) {
          name.compare(name.size() - ending.size(), ending.size(), ending) == 0;
 }
 
+// Only a projection with an output below it may start with B = 0: elsewhere every output, and with
+// it every gradient, would be zero for good.
+LowRankInit low_rank_init(const ModelConfig& config, const std::string& name) {
+  const bool has_output_below = config.architecture == Architecture::kCRNet &&
+                                name.find("layers.0.") == std::string::npos;
+  return has_output_below ? config.low_rank_init : LowRankInit::kProduct;
+}
+
 }  // namespace
 
 LowRankStds low_rank_stds(int64_t in, int64_t r, double init_std, LowRankInit init) {
@@ -79,7 +87,7 @@ void initialize(torch::nn::Module& model, const ModelConfig& config, uint64_t se
     } else if (ends_with(name, ".A") || ends_with(name, ".B")) {
       const bool is_A = ends_with(name, ".A");
       const int64_t in = parameter.size(0), r = parameter.size(is_A ? 1 : 0);
-      const auto stds = low_rank_stds(in, r, config.init_std, config.low_rank_init);
+      const auto stds = low_rank_stds(in, r, config.init_std, low_rank_init(config, name));
       fill_normal(parameter, is_A ? stds.A : stds.B, seed, stream_of(name));
     } else {
       fill_normal(parameter, config.init_std, seed, stream_of(name));

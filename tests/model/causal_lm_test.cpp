@@ -28,6 +28,7 @@ ModelConfig tiny(Architecture architecture) {
   config.max_sequence_length = 32;
   config.r = int64_t{3};
   config.beta_init = 0.8;
+  config.low_rank_init = LowRankInit::kProduct;  // so that every gradient is there
   return config;
 }
 
@@ -197,6 +198,24 @@ TEST(Initialisation, ValuesAreTheSameOnEveryMachine) {
   const std::vector<float> expected = {0.0205528252f, -0.00888209138f, -0.00373874605f,
                                        0.00334367901f};
   for (int64_t i = 0; i < 4; ++i) EXPECT_EQ(values[i].item<float>(), expected[i]) << i;
+}
+
+// With B = 0 where nothing comes from below, the model would never learn.
+TEST(Initialisation, ZeroScalingLeavesNoParameterWithoutAPathToLearn) {
+  for (const auto architecture : {Architecture::kCRNet, Architecture::kCoLA}) {
+    auto config = tiny(architecture);
+    config.low_rank_init = LowRankInit::kZero;
+    config.low_rank_first_block = true;
+    auto model = make(config);
+    const auto tokens = torch::randint(11, {2, 7});
+    model->loss(tokens, tokens).backward();
+    for (const auto& item : model->named_parameters()) {
+      const std::string& name = item.key();
+      const bool waits_for_B = architecture == Architecture::kCRNet &&
+                               name.find("layers.1.") != std::string::npos && name.back() == 'A';
+      if (!waits_for_B) EXPECT_GT(item.value().grad().abs().sum().item<double>(), 0) << name;
+    }
+  }
 }
 
 TEST(Initialisation, IsNormalEnough) {

@@ -70,7 +70,7 @@ struct ModelConfig {
   double norm_epsilon = 1e-6;          ///< added to the mean square in RMSNorm
   bool tie_embeddings = false;         ///< the head is the embedding's matrix
   double init_std = 0.02;              ///< std of the weights at the start
-  LowRankInit low_rank_init = LowRankInit::kProduct;
+  LowRankInit low_rank_init = LowRankInit::kZero;
 
   template <class Visitor>
   void visit_fields(Visitor&& visit);
