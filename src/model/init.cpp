@@ -37,8 +37,8 @@ bool ends_with(const std::string& name, const std::string& ending) {
 // Only a projection with an output below it may start with B = 0: elsewhere every output, and with
 // it every gradient, would be zero for good.
 LowRankInit low_rank_init(const ModelConfig& config, const std::string& name) {
-  const bool has_output_below = config.architecture == Architecture::kCRNet &&
-                                name.find("layers.0.") == std::string::npos;
+  const bool has_output_below =
+      config.architecture == Architecture::kCRNet && name.find("layers.0.") == std::string::npos;
   return has_output_below ? config.low_rank_init : LowRankInit::kProduct;
 }
 

@@ -22,11 +22,13 @@ Tensor causal_mask(int64_t queries, int64_t keys, torch::Device device) {
 }
 
 // [B, H, T, D] → [B, T, H·D]
-Tensor merge_heads(const Tensor& t) { return t.transpose(1, 2).flatten(2); }
+Tensor merge_heads(const Tensor& t) {
+  return t.transpose(1, 2).flatten(2);
+}
 
-// LibTorch's CPU kernel is slower in bf16 than in fp32 (46.6 against 31.0 ms, forward and backward of
-// 8 × 256 tokens of 8 heads, Zen 5), so it runs in fp32; what is kept is bf16 all the same.
-// q, k, v: [B, H, T, D].
+// LibTorch's CPU kernel is slower in bf16 than in fp32 (46.6 against 31.0 ms, forward and backward
+// of 8 × 256 tokens of 8 heads, Zen 5), so it runs in fp32; what is kept is bf16 all the same. q,
+// k, v: [B, H, T, D].
 class WholeBf16OnCpu : public torch::autograd::Function<WholeBf16OnCpu> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v) {
@@ -66,8 +68,8 @@ Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
   const Tensor wide_v = groups == 1 ? v : v.repeat_interleave(groups, 2);
   const bool whole = queries == keys;
   if (whole && q.device().is_cpu() && q.scalar_type() == torch::kBFloat16) {
-    return merge_heads(WholeBf16OnCpu::apply(q.transpose(1, 2), wide_k.transpose(1, 2),
-                                             wide_v.transpose(1, 2)));
+    return merge_heads(
+        WholeBf16OnCpu::apply(q.transpose(1, 2), wide_k.transpose(1, 2), wide_v.transpose(1, 2)));
   }
   std::optional<Tensor> mask;
   if (!whole && queries > 1) mask = causal_mask(queries, keys, q.device());

@@ -24,7 +24,8 @@ struct CRNetLayerOptions {
   TORCH_ARG(bool, first) = false;           ///< a layer of the first block: no previous output
   TORCH_ARG(bool, low_rank_first) = false;  ///< first block: X A B instead of full rank
   TORCH_ARG(double, init_std) = 0.02;       ///< std of the entries of W, or of A·B
-  TORCH_ARG(LowRankInit, low_rank_init) = LowRankInit::kZero;  ///< how A and B are drawn after block 1
+  TORCH_ARG(LowRankInit,
+            low_rank_init) = LowRankInit::kZero;  ///< how A and B are drawn after block 1
   TORCH_ARG(bool, draw) = true;  ///< false: parameters are left as they come, to be set elsewhere
   TORCH_ARG(torch::Device,
             device) = torch::kCPU;  ///< where the parameters live; kMeta: shapes only
