@@ -213,7 +213,8 @@ TEST(Initialisation, ZeroScalingLeavesNoParameterWithoutAPathToLearn) {
       const std::string& name = item.key();
       const bool waits_for_B = architecture == Architecture::kCRNet &&
                                name.find("layers.1.") != std::string::npos && name.back() == 'A';
-      if (!waits_for_B) EXPECT_GT(item.value().grad().abs().sum().item<double>(), 0) << name;
+      if (waits_for_B) continue;
+      EXPECT_GT(item.value().grad().abs().sum().item<double>(), 0) << name;
     }
   }
 }
