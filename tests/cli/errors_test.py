@@ -67,7 +67,7 @@ class CommandLine(CliTest):
                 ([*evaluate, "--sequence-length", "100000"], ["--sequence-length", "1 to 512"]),
                 ([*evaluate, "--device", "gpu"], ["--device", "auto, cpu, cuda", "gpu"]),
                 ([*evaluate, "--precision", "fp16"], ["--precision", "bf16", "fp16"]),
-                ([*evaluate, "--threads", "-1"], ["--threads", "at least 0"]),
+                ([*evaluate, "--threads", "-1"], ["--threads", "0 to 4096"]),
                 ([*generate, "--max-tokens", "0"], ["--max-tokens", "at least 1"]),
                 ([*generate, "--temperature", "-1"], ["--temperature", "at least 0"]),
                 ([*generate, "--top-p", "0"], ["--top-p", "(0, 1]"]),

@@ -200,21 +200,23 @@ TEST(Initialisation, ValuesAreTheSameOnEveryMachine) {
   for (int64_t i = 0; i < 4; ++i) EXPECT_EQ(values[i].item<float>(), expected[i]) << i;
 }
 
-// With B = 0 where nothing comes from below, the model would never learn.
-TEST(Initialisation, ZeroScalingLeavesNoParameterWithoutAPathToLearn) {
+// A block whose o and down start with B = 0 passes nothing back to its inner projections at first;
+// B = 0 where nothing comes from below would leave the model at zero for good.
+TEST(Initialisation, ZeroScalingReachesEveryParameterWithinAFewUpdates) {
   for (const auto architecture : {Architecture::kCRNet, Architecture::kCoLA}) {
     auto config = tiny(architecture);
     config.low_rank_init = LowRankInit::kZero;
     config.low_rank_first_block = true;
     auto model = make(config);
     const auto tokens = torch::randint(11, {2, 7});
-    model->loss(tokens, tokens).backward();
+    for (int update = 0; update < 4; ++update) {
+      model->zero_grad();
+      model->loss(tokens, tokens).backward();
+      const torch::NoGradGuard no_grad;
+      for (auto& p : model->parameters()) p.sub_(0.01 * p.grad().sign());
+    }
     for (const auto& item : model->named_parameters()) {
-      const std::string& name = item.key();
-      const bool waits_for_B = architecture == Architecture::kCRNet &&
-                               name.find("layers.1.") != std::string::npos && name.back() == 'A';
-      if (waits_for_B) continue;
-      EXPECT_GT(item.value().grad().abs().sum().item<double>(), 0) << name;
+      EXPECT_GT(item.value().grad().abs().sum().item<double>(), 0) << item.key();
     }
   }
 }

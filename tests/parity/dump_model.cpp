@@ -85,7 +85,8 @@ void dump_training(crnet::CausalLM& model, const Tensor& tokens, const Tensor& t
 }
 
 void dump(const std::filesystem::path& folder) {
-  const crnet::RunConfig config = crnet::load_run_config((folder / "recipe.json").string()).config;
+  crnet::RunConfig config = crnet::load_run_config((folder / "recipe.json").string()).config;
+  config.model.low_rank_init = crnet::LowRankInit::kProduct;  // with B = 0, A would have no effect
   crnet::CausalLM model(config.model);
   crnet::initialize(*model, /*seed=*/7);
   scatter(model);
