@@ -29,11 +29,6 @@ uint64_t stream_of(const std::string& name) {
   return hash;
 }
 
-bool ends_with(const std::string& name, const std::string& ending) {
-  return name.size() >= ending.size() &&
-         name.compare(name.size() - ending.size(), ending.size(), ending) == 0;
-}
-
 // Only a projection with an output below it may start with B = 0: elsewhere every output, and with
 // it every gradient, would be zero for good.
 LowRankInit low_rank_init(const ModelConfig& config, const std::string& name) {
@@ -80,12 +75,12 @@ void initialize(torch::nn::Module& model, const ModelConfig& config, uint64_t se
   for (auto& item : model.named_parameters()) {
     const std::string& name = item.key();
     torch::Tensor parameter = item.value();
-    if (ends_with(name, ".beta")) {
+    if (name.ends_with(".beta")) {
       parameter.fill_(config.beta_init);
-    } else if (ends_with(name, "norm.weight")) {
+    } else if (name.ends_with("norm.weight")) {
       parameter.fill_(1.0);
-    } else if (ends_with(name, ".A") || ends_with(name, ".B")) {
-      const bool is_A = ends_with(name, ".A");
+    } else if (name.ends_with(".A") || name.ends_with(".B")) {
+      const bool is_A = name.ends_with(".A");
       const int64_t in = parameter.size(0), r = parameter.size(is_A ? 1 : 0);
       const auto stds = low_rank_stds(in, r, config.init_std, low_rank_init(config, name));
       fill_normal(parameter, is_A ? stds.A : stds.B, seed, stream_of(name));

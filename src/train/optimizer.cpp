@@ -6,18 +6,9 @@
 #include <cmath>
 
 namespace crnet {
-namespace {
-
-bool ends_with(const std::string& name, const std::string& ending) {
-  return name.size() >= ending.size() &&
-         name.compare(name.size() - ending.size(), ending.size(), ending) == 0;
-}
-
-}  // namespace
-
 bool has_weight_decay(const std::string& name) {
-  return !ends_with(name, "norm.weight") && !ends_with(name, "beta") &&
-         !ends_with(name, "embed_tokens.weight");
+  return !name.ends_with("norm.weight") && !name.ends_with("beta") &&
+         !name.ends_with("embed_tokens.weight");
 }
 
 AdamW::AdamW(const torch::OrderedDict<std::string, torch::Tensor>& parameters,
