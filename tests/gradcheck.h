@@ -13,7 +13,8 @@ namespace crnet::testing {
 
 /// ‖a − b‖ / ‖b‖ in fp64; ‖a‖ where b is zero.
 inline double relative_error(const torch::Tensor& a, const torch::Tensor& b) {
-  const auto wide_a = a.detach().to(torch::kFloat64), wide_b = b.detach().to(torch::kFloat64);
+  const auto wide_a = a.detach().cpu().to(torch::kFloat64);
+  const auto wide_b = b.detach().cpu().to(torch::kFloat64);
   const double norm = wide_b.norm().item<double>();
   const double difference = (wide_a - wide_b).norm().item<double>();
   return norm > 0 ? difference / norm : difference;
@@ -74,19 +75,37 @@ inline std::vector<torch::Tensor> to_double(const std::vector<torch::Tensor>& in
   return wide;
 }
 
-/// A fused operator against its plain twin in fp64, in value and every gradient.
+/// What tests that are about arithmetic run on: the CPU, and a GPU where there is one.
+inline std::vector<torch::Device> devices() {
+  std::vector<torch::Device> all = {torch::kCPU};
+  if (torch::cuda::is_available()) all.emplace_back(torch::kCUDA, 0);
+  return all;
+}
+
+inline std::vector<torch::Tensor> to_device(const std::vector<torch::Tensor>& tensors,
+                                            torch::Device device) {
+  std::vector<torch::Tensor> moved;
+  for (const auto& tensor : tensors) moved.push_back(tensor.to(device));
+  return moved;
+}
+
+/// A fused operator on every device against its plain twin in fp64 on the CPU, in value and every
+/// gradient.
 inline void expect_fused_matches_plain(
     const std::function<torch::Tensor(const std::vector<torch::Tensor>&)>& fused,
     const std::function<torch::Tensor(const std::vector<torch::Tensor>&)>& reference,
     const std::vector<torch::Tensor>& inputs, double tolerance) {
   const auto dy = torch::randn_like(reference(to_double(inputs)));
-  const auto got = evaluate(fused, inputs, dy.to(inputs[0].dtype()));
-  const auto expected =
-      evaluate(reference, to_double(inputs), dy.to(inputs[0].dtype()).to(torch::kFloat64));
-  EXPECT_LT(relative_error(got.value, expected.value), tolerance) << "value";
-  for (size_t i = 0; i < inputs.size(); ++i) {
-    EXPECT_EQ(got.gradients[i].scalar_type(), inputs[i].scalar_type());
-    EXPECT_LT(relative_error(got.gradients[i], expected.gradients[i]), tolerance) << "input " << i;
+  const auto narrow_dy = dy.to(inputs[0].dtype());
+  const auto expected = evaluate(reference, to_double(inputs), narrow_dy.to(torch::kFloat64));
+  for (const auto& device : devices()) {
+    const auto got = evaluate(fused, to_device(inputs, device), narrow_dy.to(device));
+    EXPECT_LT(relative_error(got.value, expected.value), tolerance) << "value, " << device;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      EXPECT_EQ(got.gradients[i].scalar_type(), inputs[i].scalar_type());
+      EXPECT_LT(relative_error(got.gradients[i], expected.gradients[i]), tolerance)
+          << "input " << i << ", " << device;
+    }
   }
 }
 

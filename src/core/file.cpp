@@ -1,6 +1,7 @@
 #include "crnet/core/file.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
@@ -135,6 +136,21 @@ void InputFile::read_at(uint64_t offset, void* data, size_t bytes) const {
     offset += static_cast<uint64_t>(got);
     bytes -= static_cast<size_t>(got);
   }
+}
+
+detail::Descriptor lock_folder(const std::filesystem::path& folder) {
+  std::error_code failure;
+  std::filesystem::create_directories(folder, failure);
+  if (failure) fail("create the folder", folder, failure.value());
+  detail::Descriptor opened(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (opened.get() < 0) fail("open folder", folder, errno);
+  if (::flock(opened.get(), LOCK_EX | LOCK_NB) != 0) {
+    throw Error(
+        format("[file] expected %s for this process alone, got another that writes there; wait for "
+               "it, or choose another folder",
+               folder.c_str()));
+  }
+  return opened;
 }
 
 void sync_folder(const std::filesystem::path& folder) {

@@ -1,7 +1,5 @@
 #include "data/output_folder.h"
 
-#include <sys/file.h>
-
 #include <regex>
 #include <utility>
 
@@ -13,22 +11,6 @@ namespace crnet {
 namespace fs = std::filesystem;
 
 namespace {
-
-File make_and_lock(const fs::path& path) {
-  std::error_code failure;
-  fs::create_directories(path, failure);
-  if (failure) {
-    throw Error("[prepare] expected to make the folder " + path.string() +
-                ", got: " + failure.message());
-  }
-  auto folder = File::open(path);
-  // The kernel lets go of it when the process ends, however it ends.
-  if (::flock(folder.descriptor(), LOCK_EX | LOCK_NB) != 0) {
-    throw Error("[prepare] expected " + path.string() +
-                " for itself, got another prepare that is writing there; wait for it");
-  }
-  return folder;
-}
 
 // Names that prepare gives to unfinished files, and no others: the folder may be the user's own.
 bool is_unfinished(const std::string& name) {
@@ -52,7 +34,7 @@ void remove_where(const fs::path& folder, const Predicate& predicate) {
 }  // namespace
 
 OutputFolder::OutputFolder(fs::path path, bool force)
-    : path_(std::move(path)), lock_(make_and_lock(path_)) {
+    : path_(std::move(path)), lock_(lock_folder(path_)) {
   if (fs::exists(path_ / kIndexFile) && !force) {
     throw UsageError("[prepare] expected a new or empty output folder, got " + path_.string() +
                      ", which holds prepared data; use it, choose another, or replace it with "

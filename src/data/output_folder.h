@@ -5,7 +5,7 @@
 #include <set>
 #include <string>
 
-#include "data/file_io.h"
+#include "crnet/core/file.h"
 
 namespace crnet {
 
@@ -26,7 +26,7 @@ class OutputFolder {
 
  private:
   std::filesystem::path path_;
-  File lock_;  // The folder itself, locked as long as it is open.
+  detail::Descriptor lock_;
 };
 
 }  // namespace crnet

@@ -128,12 +128,15 @@ void require_documents(const PrepareOptions& options, const Splits& splits) {
                static_cast<long>(all), options.validation_fraction));
   }
   if (validation == 0 && options.validation_fraction > 0) {
+    // Three documents on average, so one at least in 19 of 20 draws; in whole percents.
+    const double for_three = std::ceil(300.0 / static_cast<double>(all + 2)) / 100;
+    const double fraction_for_some =
+        std::min(0.5, std::max(for_three, 2 * options.validation_fraction));
     throw Error(
         format("[prepare] expected at least one validation document, got 0 of %ld; raise "
                "--validation-fraction (now %g) to %g or so, give more text, or do without "
                "by --validation-fraction 0",
-               static_cast<long>(all), options.validation_fraction,
-               std::ceil(300.0 / static_cast<double>(all + 2)) / 100));
+               static_cast<long>(all), options.validation_fraction, fraction_for_some));
   }
 }
 

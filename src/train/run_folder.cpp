@@ -1,7 +1,5 @@
 #include "train/run_folder.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <torch/headeronly/version.h>
 #include <unistd.h>
 
@@ -9,7 +7,6 @@
 #include <nlohmann/json.hpp>
 
 #include "crnet/config/print.h"
-#include "crnet/core/error.h"
 #include "crnet/core/file.h"
 #include "crnet/core/format.h"
 #include "crnet/core/version.h"
@@ -51,24 +48,6 @@ std::string run_json(const RunConfig& config, const Runtime& runtime, double pea
 
 bool RunFolder::is_used() const {
   return std::filesystem::exists(metrics()) || std::filesystem::exists(checkpoints());
-}
-
-detail::Descriptor RunFolder::create_and_lock() const {
-  std::error_code failure;
-  std::filesystem::create_directories(path, failure);
-  if (failure) {
-    throw Error("[train] train.run_dir: expected to create " + path.string() +
-                ", got: " + failure.message());
-  }
-  detail::Descriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  // The kernel lets go of it when the process ends, however it ends.
-  if (folder.get() < 0 || ::flock(folder.get(), LOCK_EX | LOCK_NB) != 0) {
-    throw Error(
-        "[train] train.run_dir: expected " + path.string() +
-        " for this run alone, got another process that trains there; wait for it, or choose "
-        "another folder");
-  }
-  return folder;
 }
 
 void RunFolder::describe_run(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,

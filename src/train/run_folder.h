@@ -23,10 +23,6 @@ struct RunFolder {
   /// Whether a run has written here before.
   [[nodiscard]] bool is_used() const;
 
-  /// Creates the folder and locks it for as long as the result lives, or the process. Throws Error
-  /// where it cannot, and where another process trains there.
-  [[nodiscard]] detail::Descriptor create_and_lock() const;
-
   /// Writes config.yaml and run.json, or for a part that goes on from a
   /// later step run-from-STEP.json. Throws Error where it cannot.
   void describe_run(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,

@@ -123,7 +123,7 @@ class TrainingRun {
     } else {
       state_.start(static_cast<uint64_t>(config_.train.seed));
     }
-    lock_ = folder_.create_and_lock();
+    lock_ = lock_folder(folder_.path);
     folder_.describe_run(loaded, runtime_, peak_flops_, state_.step);
     // The run's own copy: the data may be prepared anew while it goes on.
     copy_durably(std::filesystem::path(config_.data.path) / kTokenizerFile, folder_.tokenizer());

@@ -44,6 +44,18 @@ TEST_F(FileTest, HashOfKnownTextIsThePublishedOne) {
   EXPECT_EQ(xxh3_hex(""), "2d06800538d394c2");
 }
 
+TEST_F(FileTest, AFolderHasOneHolder) {
+  const auto folder = folder_ / "held" / "deep";
+  {
+    const auto lock = lock_folder(folder);
+    EXPECT_THAT(error_of([&] { static_cast<void>(lock_folder(folder)); }),
+                HasSubstr("held/deep for this process alone"));
+  }
+  EXPECT_EQ(error_of([&] { static_cast<void>(lock_folder(folder)); }), "no error");
+  EXPECT_THAT(error_of([] { static_cast<void>(lock_folder("/proc/held")); }),
+              HasSubstr("create the folder /proc/held"));
+}
+
 TEST_F(FileTest, DigestWhileWritingEqualsDigestOfTheFile) {
   std::string text(10'000'019, '\0');
   for (size_t i = 0; i < text.size(); ++i) text[i] = static_cast<char>(i * i >> 3);

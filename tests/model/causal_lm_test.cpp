@@ -159,6 +159,29 @@ TEST(CausalLMPrecision, BFloat16StaysNearFloat32AndKeepsMasters) {
   }
 }
 
+TEST(CausalLMDevices, AGpuGivesTheLossAndGradientsOfTheCpu) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU that LibTorch can use";
+  for (const auto architecture : kArchitectures) {
+    for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+      const auto tokens = torch::randint(11, {2, 7}), targets = torch::randint(11, {2, 7});
+      std::vector<torch::Tensor> losses;
+      std::vector<std::vector<torch::Tensor>> gradients;
+      for (const auto& device : testing::devices()) {
+        auto model = make(tiny(architecture));
+        model->to(device);
+        model->set_compute_dtype(dtype);
+        losses.push_back(model->loss(tokens.to(device), targets.to(device)));
+        gradients.push_back(torch::autograd::grad({losses.back()}, model->parameters()));
+      }
+      const double tolerance = 10 * testing::tolerance_of(dtype);  // through two blocks
+      EXPECT_LT(relative_error(losses[1], losses[0]), tolerance);
+      for (size_t i = 0; i < gradients[0].size(); ++i) {
+        EXPECT_LT(relative_error(gradients[1][i], gradients[0][i]), tolerance) << "parameter " << i;
+      }
+    }
+  }
+}
+
 TEST(CausalLMCache, CachedLogitsEqualUncachedOnes) {
   for (const auto architecture : kArchitectures) {
     auto model = make(tiny(architecture));

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cfloat>
+
 #include "counting_allocator.h"
 #include "crnet/core/error.h"
 #include "crnet/ops/attention.h"
@@ -160,7 +162,9 @@ TEST_F(RopeTest, MatchesPlainOverDtypesAndOddSizes) {
       const auto table = rope_table(40, size, 10000.0);
       const Tensors inputs = {torch::randn({2, 33, 3, size}).to(dtype)};
       expect_fused_matches_plain(
-          [&](const Tensors& t) { return rope(t[0], table.cosine, table.sine, 5); },
+          [&](const Tensors& t) {
+            return rope(t[0], table.cosine.to(t[0].device()), table.sine.to(t[0].device()), 5);
+          },
           [&](const Tensors& t) { return plain::rope(t[0], table.cosine, table.sine, 5); }, inputs,
           tolerance_of(dtype));
     }
@@ -266,7 +270,9 @@ TEST_F(LinearCrossEntropyTest, MatchesPlainOverDtypesChunksAndOddSizes) {
           return plain::linear_cross_entropy(t[0], t[1].to(dtype).to(torch::kFloat64), targets);
         };
         expect_fused_matches_plain(
-            [&](const Tensors& t) { return linear_cross_entropy(t[0], t[1], targets, chunk); },
+            [&](const Tensors& t) {
+              return linear_cross_entropy(t[0], t[1], targets.to(t[0].device()), chunk);
+            },
             reference, inputs, tolerance_of(dtype));
       }
     }
@@ -307,6 +313,15 @@ TEST_F(LinearCrossEntropyTest, ATargetOutsideTheVocabularyIsNamed) {
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("got 6"), std::string::npos) << error.what();
   }
+}
+
+TEST_F(LinearCrossEntropyTest, NoGradientIsSubnormal) {
+  const auto hidden = leaf(torch::full({2, 1}, 1.0f));
+  const auto w = leaf(torch::linspace(-100, 0, 1001).unsqueeze(1));
+  const auto loss = linear_cross_entropy(hidden, w, torch::full({2}, 1000, torch::kInt64));
+  const auto gradient = torch::autograd::grad({loss}, {w})[0].abs();
+  EXPECT_GT(gradient.gt(0).sum().item<int64_t>(), 800);
+  EXPECT_EQ((gradient.gt(0) & gradient.lt(FLT_MIN)).sum().item<int64_t>(), 0);
 }
 
 TEST_F(LinearCrossEntropyTest, ANonFiniteLogitGivesANonFiniteLoss) {

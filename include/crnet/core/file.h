@@ -80,6 +80,10 @@ class InputFile {
   uint64_t size_ = 0;
 };
 
+/// Creates the folder where it is missing and holds it for this process, until the result goes or
+/// the process ends, however it ends. Another process that holds it is an error.
+[[nodiscard]] detail::Descriptor lock_folder(const std::filesystem::path& folder);
+
 /// Flushes a folder's entries, so that files created in it, or renamed into it, stay there.
 void sync_folder(const std::filesystem::path& folder);
 

@@ -3,6 +3,7 @@
 // kernels.h.
 #include "ops/cpu/kernels.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -166,8 +167,10 @@ float cross_entropy_row(T* logits, int64_t vocab, int64_t target, float scale) {
   const float at_target = load(logits + target);
   const float sum = exp_sum(logits, vocab, maximum);
   const float factor = scale / sum;
+  // A subnormal number would make the products that read it dozens of times slower.
   for (int64_t j = 0; j < vocab; ++j) {
-    store(logits + j, exp_fast(load(logits + j) - maximum) * factor);
+    const float p = exp_fast(load(logits + j) - maximum) * factor;
+    store(logits + j, p < FLT_MIN ? 0.0f : p);
   }
   // Computed apart, so that p − 1 is not rounded twice.
   store(logits + target, exp_fast(at_target - maximum) * factor - scale);
