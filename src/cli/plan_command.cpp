@@ -4,6 +4,7 @@
 #include "cli/commands.h"
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "crnet/model/causal_lm.h"
 #include "crnet/model/costs.h"
 #include "crnet/model/memory.h"
 #include "crnet/train/run_config.h"
@@ -58,7 +59,8 @@ void print_flops(const RunConfig& config) {
 
 void print_memory(const RunConfig& config) {
   StepShape shape{config.train.micro_batch, config.data.sequence_length,
-                  config.train.precision != PrecisionChoice::kFp32};
+                  config.train.precision != PrecisionChoice::kFp32,
+                  make_plan(config.recompute, config.model)};
   const MemoryCounts memory = count_memory(config.model, shape);
   const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
   std::printf("Memory for micro-batches of %ld x %ld tokens in %s\n",

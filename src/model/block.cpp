@@ -14,7 +14,8 @@ using torch::Tensor;
 Tensor project(torch::nn::AnyModule& module, Projection projection, const Tensor& x,
                const BlockState& below, BlockState& above) {
   const auto index = static_cast<size_t>(projection);
-  above.outputs[index] = module.forward<Tensor>(x, below.outputs[index]);
+  const Tensor y_prev = below.outputs.empty() ? Tensor() : below.outputs[index];
+  above.outputs[index] = module.forward<Tensor>(x, y_prev);
   return above.outputs[index];
 }
 
@@ -96,12 +97,12 @@ BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer, torch::Device dev
 
 BlockState BlockImpl::forward(const BlockState& below, const RopeTable& rotary,
                               KeyValueCache* cache) {
-  BlockState above;
+  BlockState above{{}, std::vector<Tensor>(kNumProjections)};
   const Tensor attention =
       self_attn_(input_layernorm_(below.hidden), below, rotary, cache, above);  // [B, T, C]
   const Tensor middle = below.hidden + attention;                               // [B, T, C]
   above.hidden = middle + mlp_(post_attention_layernorm_(middle), below, above);
-  if (!keeps_outputs_) above.outputs = {};
+  if (!keeps_outputs_) above.outputs.clear();
   return above;
 }
 

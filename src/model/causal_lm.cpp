@@ -1,6 +1,9 @@
 #include "crnet/model/causal_lm.h"
 
+#include <algorithm>
+
 #include "crnet/core/error.h"
+#include "crnet/core/format.h"
 #include "crnet/model/init.h"
 #include "crnet/ops/linear_cross_entropy.h"
 
@@ -34,12 +37,15 @@ Tensor DecoderImpl::forward(const Tensor& tokens, torch::ScalarType dtype, KeyVa
   if (rotary_.cosine.device() != tokens.device()) {
     rotary_ = {rotary_.cosine.to(tokens.device()), rotary_.sine.to(tokens.device())};
   }
-  BlockState state;
-  state.hidden = torch::embedding(embed_tokens, tokens).to(dtype);  // [B, T, C]
+  const Tensor embedded = torch::embedding(embed_tokens, tokens).to(dtype);  // [B, T, C]
+  std::vector<StackBlock> blocks;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
-    state = layers_[layer](state, rotary_, caches != nullptr ? &caches->at(layer) : nullptr);
+    KeyValueCache* const cache = caches != nullptr ? &caches->at(layer) : nullptr;
+    blocks.push_back({[block = layers_[layer], rotary = rotary_, cache](
+                          const BlockState& below) mutable { return block(below, rotary, cache); },
+                      layers_[layer]->parameters()});
   }
-  return norm_(state.hidden);
+  return norm_(stack.forward(blocks, embedded));
 }
 
 CausalLMImpl::CausalLMImpl(ModelConfig config, torch::Device device) : config_(std::move(config)) {
@@ -49,6 +55,10 @@ CausalLMImpl::CausalLMImpl(ModelConfig config, torch::Device device) : config_(s
   auto head = register_module("lm_head", std::make_shared<torch::nn::Module>());
   lm_head_weight_ = head->register_parameter(
       "weight", empty_weight(config_.vocab_size, config_.hidden_size, device));
+}
+
+void CausalLMImpl::set_recompute(const RecomputeConfig& config) {
+  model_->stack = BlockStack(make_plan(config, config_));
 }
 
 const Tensor& CausalLMImpl::head_weight() const {
@@ -63,6 +73,28 @@ Tensor CausalLMImpl::forward(const Tensor& tokens, KeyValueCaches* caches) {
 Tensor CausalLMImpl::loss(const Tensor& tokens, const Tensor& targets) {
   const Tensor hidden = model_(tokens, compute_dtype_, nullptr);  // [B, T, C]
   return linear_cross_entropy(hidden.flatten(0, 1), head_weight(), targets.reshape({-1}));
+}
+
+RecomputePlan make_plan(const RecomputeConfig& config, const ModelConfig& model) {
+  using enum RecomputeStrategy;
+  const auto fits = [&](std::initializer_list<RecomputeStrategy> allowed) {
+    return std::find(allowed.begin(), allowed.end(), config.strategy) != allowed.end();
+  };
+  const char* allowed = "none or full";
+  bool is_allowed = fits({kNone, kFull});
+  if (model.architecture == Architecture::kCRNet) {
+    allowed = "none, full, inverse or replay";
+    is_allowed = fits({kNone, kFull, kInverse, kReplay});
+  } else if (model.architecture == Architecture::kCoLA) {
+    allowed = "none, full or cola_m";
+    is_allowed = fits({kNone, kFull, kColaM});
+  }
+  if (!is_allowed) {
+    throw UsageError(
+        format("recompute.strategy: expected %s for a model of architecture %s, got %s", allowed,
+               enum_name(model.architecture), enum_name(config.strategy)));
+  }
+  return make_plan(config, model.num_layers);
 }
 
 void initialize(CausalLMImpl& model, uint64_t seed) {

@@ -6,6 +6,8 @@
 #include "crnet/core/format.h"
 #include "crnet/model/init.h"
 #include "crnet/ops/low_rank_residual.h"
+#include "crnet/ops/matrix_product.h"
+#include "crnet/recompute/tape.h"
 
 namespace crnet {
 
@@ -48,10 +50,19 @@ void CRNetLayerImpl::reset() {
 }
 
 torch::Tensor CRNetLayerImpl::forward(const torch::Tensor& x, const torch::Tensor& y_prev) {
-  if (!options.first()) return low_rank_residual(x, A, B, y_prev, beta, options.epsilon());
-  const auto dtype = x.scalar_type();
-  if (is_full_rank()) return torch::linear(x, weight.to(dtype));
-  return torch::matmul(torch::matmul(x, A.to(dtype)), B.to(dtype));
+  TapeEntry unheld;
+  TapeEntry* const next = Tape::next();
+  TapeEntry& entry = next != nullptr ? *next : unheld;
+  if (!options.first()) {
+    entry.B = B;
+    entry.beta = beta;
+    entry.epsilon = options.epsilon();
+    entry.y_prev = y_prev;
+    return low_rank_residual(x, A, B, y_prev, beta, options.epsilon(), entry.products);
+  }
+  if (is_full_rank()) return matrix_product(x, weight, WeightLayout::kOutIn, &entry.products.y);
+  const torch::Tensor low = matrix_product(x, A, WeightLayout::kInOut, &entry.products.low);
+  return matrix_product(low, B, WeightLayout::kInOut, &entry.products.y);
 }
 
 void CRNetLayerImpl::pretty_print(std::ostream& stream) const {

@@ -34,16 +34,42 @@ int64_t low_rank_elements(const ModelConfig& config, int64_t layer) {
   for (int64_t p = 0; p < kNumProjections; ++p) {
     sum += config.low_rank(layer, static_cast<Projection>(p));
   }
+  return sum;
+}
+
+// Bytes per token that a block with autograd's own graph keeps.
+int64_t graph_bytes(const ModelConfig& config, int64_t layer, int64_t size) {
   // CoLA keeps X A on both sides of its nonlinearity.
-  return config.architecture == Architecture::kCoLA ? 2 * sum : sum;
+  const int64_t sides = config.architecture == Architecture::kCoLA ? 2 : 1;
+  const int64_t elements = block_elements(config, layer) + sides * low_rank_elements(config, layer);
+  return size * elements + kFp32 * (2 + config.num_heads);  // both norms, attention's log-sum-exp
+}
+
+// Bytes per token that a block keeps which is rebuilt.
+int64_t rebuilt_bytes(const ModelConfig& config, int64_t layer, const BlockPlan& plan,
+                      int64_t size) {
+  int64_t elements = config.hidden_size;
+  if (plan.products) elements += low_rank_elements(config, layer);
+  for (int64_t p = 0; plan.outputs && p < kNumProjections; ++p) {
+    if (config.architecture == Architecture::kCRNet) {
+      elements += out(config, static_cast<Projection>(p));
+    }
+  }
+  return size * elements;
+}
+
+bool has_graph(const StepShape& shape, int64_t layer) {
+  return shape.recompute.blocks.empty() || shape.recompute.blocks[static_cast<size_t>(layer)].graph;
 }
 
 int64_t activation_bytes(const ModelConfig& config, const StepShape& shape) {
   const int64_t size = shape.bf16 ? 2 : kFp32;
   int64_t per_token = 0;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    per_token += size * (block_elements(config, layer) + low_rank_elements(config, layer));
-    per_token += kFp32 * (2 + config.num_heads);  // both norms' statistics, attention's log-sum-exp
+    per_token += has_graph(shape, layer)
+                     ? graph_bytes(config, layer, size)
+                     : rebuilt_bytes(config, layer,
+                                     shape.recompute.blocks[static_cast<size_t>(layer)], size);
   }
   per_token += size * 2 * config.hidden_size + kFp32;  // final norm's input; gradient at its result
   return per_token * shape.batch * shape.sequence_length;
@@ -62,7 +88,9 @@ MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape) {
   memory.weights = kFp32 * parameters.total();
   memory.gradients = memory.weights;
   memory.optimizer = 2 * memory.weights;
-  if (shape.bf16) memory.weight_copies = 2 * (parameters.first_block + parameters.later_blocks);
+  if (shape.bf16 && !shape.recompute.is_active()) {
+    memory.weight_copies = 2 * (parameters.first_block + parameters.later_blocks);
+  }
   memory.activations = activation_bytes(config, shape);
   memory.head_gradient = kFp32 * config.vocab_size * config.hidden_size;
   const int64_t rows = default_chunk_rows(shape.batch * shape.sequence_length, config.vocab_size);

@@ -1,6 +1,8 @@
 #include "crnet/model/projection.h"
 
 #include "crnet/model/crnet_layer.h"
+#include "crnet/ops/matrix_product.h"
+#include "crnet/recompute/tape.h"
 
 namespace crnet {
 namespace {
@@ -36,7 +38,7 @@ void FullRankLayerImpl::reset() {
 }
 
 torch::Tensor FullRankLayerImpl::forward(const torch::Tensor& x, const torch::Tensor&) {
-  return torch::linear(x, weight.to(x.scalar_type()));
+  return matrix_product(x, weight, WeightLayout::kOutIn);
 }
 
 CoLALayerImpl::CoLALayerImpl(int64_t in, int64_t out, int64_t r, torch::Device device)
@@ -50,9 +52,10 @@ void CoLALayerImpl::reset() {
 }
 
 torch::Tensor CoLALayerImpl::forward(const torch::Tensor& x, const torch::Tensor&) {
-  const auto dtype = x.scalar_type();
-  const torch::Tensor low = torch::silu(torch::matmul(x, A.to(dtype)));  // [..., R]
-  return torch::matmul(low, B.to(dtype));
+  TapeEntry* const entry = Tape::next();
+  torch::Tensor* const held = entry != nullptr ? &entry->products.low : nullptr;
+  const torch::Tensor low = matrix_product(x, A, WeightLayout::kInOut, held);  // [..., R]
+  return matrix_product(torch::silu(low), B, WeightLayout::kInOut);
 }
 
 torch::nn::AnyModule make_projection(const ModelConfig& config, int64_t layer,

@@ -82,19 +82,25 @@ CrossLayerGradients cross_layer_backward(const Tensor& dy, const Tensor& y_prev,
   return {scale(dy, c), dbeta};
 }
 
+// c Y_prev + low B. low [N, R], b [R, out] and y_prev of one dtype.
+Tensor residual_product(const Tensor& low, const Tensor& b, const Tensor& y_prev, const Tensor& c) {
+  Tensor y = scale(as_matrix(y_prev), c);  // [N, out]
+  return y.addmm_(low, b).view_as(y_prev);
+}
+
 class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& A, const Tensor& B,
-                        const Tensor& y_prev, const Tensor& beta, double epsilon) {
+                        const Tensor& y_prev, const Tensor& beta, double epsilon,
+                        LowRankProducts* products) {
     const auto dtype = x.scalar_type();
     const Tensor a = A.to(dtype), b = B.to(dtype);
     const Tensor c = signed_scale(beta, epsilon);
-    const Tensor low = at::mm(as_matrix(x), a);  // [N, R]
-    Tensor y = scale(as_matrix(y_prev), c);      // [N, out]
-    y.addmm_(low, b);
-    ctx->save_for_backward({x, a, b, low, y_prev, c});
+    if (!products->low.defined()) products->low = at::mm(as_matrix(x), a);
+    if (!products->y.defined()) products->y = residual_product(products->low, b, y_prev, c);
+    ctx->save_for_backward({x, a, b, products->low, y_prev, c});
     ctx->saved_data["master"] = static_cast<int64_t>(A.scalar_type());
-    return y.view_as(y_prev);
+    return products->y.variable_data();  // the result gets a graph, the held tensor none
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
@@ -108,7 +114,7 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
     const Tensor dA = at::mm(as_matrix(x).t(), dlow).to(master);  // [in, R]
     const Tensor dB = at::mm(low.t(), dy).to(master);             // [R, out]
     const auto cross = cross_layer_backward(dy, as_matrix(y_prev), c);
-    return {dx, dA, dB, cross.y_prev.view_as(y_prev), cross.beta, Tensor()};
+    return {dx, dA, dB, cross.y_prev.view_as(y_prev), cross.beta, Tensor(), Tensor()};
   }
 };
 
@@ -120,9 +126,27 @@ Tensor signed_scale(const Tensor& beta, double epsilon) {
 }
 
 Tensor low_rank_residual(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev,
-                         const Tensor& beta, double epsilon) {
+                         const Tensor& beta, double epsilon, LowRankProducts& products) {
   check_shapes(x, A, B, y_prev);
-  return LowRankResidual::apply(x, A, B, y_prev, beta, epsilon);
+  return LowRankResidual::apply(x, A, B, y_prev, beta, epsilon, &products);
+}
+
+Tensor low_rank_residual(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev,
+                         const Tensor& beta, double epsilon) {
+  LowRankProducts products;
+  return low_rank_residual(x, A, B, y_prev, beta, epsilon, products);
+}
+
+Tensor replay_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor& y_prev,
+                                const Tensor& beta, double epsilon) {
+  const torch::NoGradGuard no_grad;
+  return residual_product(low, B.to(low.scalar_type()), y_prev, signed_scale(beta, epsilon));
+}
+
+Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor& y, double c) {
+  const torch::NoGradGuard no_grad;
+  return at::addmm(as_matrix(y), low, B.to(low.scalar_type()), /*beta=*/1 / c, /*alpha=*/-1 / c)
+      .view_as(y);
 }
 
 namespace plain {

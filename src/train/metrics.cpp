@@ -63,19 +63,21 @@ void MetricsFile::append(const std::string& line) {
 
 void MetricsFile::write(const StepMetrics& m) {
   add_to_curve(m.step, m.loss, m.smoothed_loss);
-  append(Json{{"kind", "step"},
-              {"step", m.step},
-              {"loss", number(m.loss)},
-              {"smoothed_loss", number(m.smoothed_loss)},
-              {"lr", m.lr},
-              {"grad_norm", number(m.grad_norm)},
-              {"skipped", m.skipped},
-              {"tokens_seen", m.tokens_seen},
-              {"seconds", m.seconds},
-              {"tokens_per_second", m.tokens_per_second},
-              {"peak_share", m.peak_share},
-              {"memory_bytes", m.memory_bytes}}
-             .dump());
+  Json line = {{"kind", "step"},
+               {"step", m.step},
+               {"loss", number(m.loss)},
+               {"smoothed_loss", number(m.smoothed_loss)},
+               {"lr", m.lr},
+               {"grad_norm", number(m.grad_norm)},
+               {"skipped", m.skipped},
+               {"tokens_seen", m.tokens_seen},
+               {"seconds", m.seconds},
+               {"tokens_per_second", m.tokens_per_second},
+               {"peak_share", m.peak_share},
+               {"memory_bytes", m.memory_bytes}};
+  if (m.replayed_spans) line["replayed_spans"] = *m.replayed_spans;
+  if (m.recompute_drift) line["recompute_drift"] = number(*m.recompute_drift);
+  append(line.dump());
 }
 
 void MetricsFile::write(const EvalMetrics& m) {

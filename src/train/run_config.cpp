@@ -2,6 +2,7 @@
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "crnet/model/causal_lm.h"
 
 namespace crnet {
 
@@ -52,6 +53,7 @@ void check_schedule(const RunConfig& config) {
 void RunConfig::validate() const {
   check_limits(*this);
   model.validate();
+  static_cast<void>(make_plan(recompute, model));
   check_batch(*this);
   check_schedule(*this);
 }

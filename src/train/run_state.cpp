@@ -34,7 +34,20 @@ void set_rng_state(const std::string& bytes) {
 // What may differ between the parts of a run without changing its numbers.
 bool is_free_to_change(const std::string& key) {
   return key == "/train/run_dir" || key == "/train/log_every" || key == "/train/eval_every" ||
-         key == "/train/eval_tokens" || key == "/data/verify" || key.starts_with("/checkpoint/");
+         key == "/train/eval_tokens" || key == "/data/verify" || key == "/recompute/check_every" ||
+         key.starts_with("/checkpoint/");
+}
+
+Json spans_to_json(const std::set<BlockStack::Span>& spans) {
+  Json list = Json::array();
+  for (const auto& span : spans) list.push_back({span.first, span.last, span.projection});
+  return list;
+}
+
+std::set<BlockStack::Span> spans_from_json(const Json& list) {
+  std::set<BlockStack::Span> spans;
+  for (const auto& span : list) spans.insert({span.at(0), span.at(1), span.at(2)});
+  return spans;
 }
 
 // Equal shapes do not make equal models: heads or theta may differ.
@@ -54,6 +67,7 @@ void refuse_another_model(const Checkpoint& checkpoint, const ModelConfig& model
 RunState::RunState(const RunConfig& config, const Runtime& runtime)
     : model(config.model, runtime.device), optimizer(model->named_parameters(), config.optimizer) {
   model->set_compute_dtype(runtime.compute_dtype);
+  model->set_recompute(config.recompute);
 }
 
 void RunState::start(uint64_t seed) {
@@ -79,6 +93,7 @@ void RunState::restore(const Checkpoint& checkpoint, const RunConfig& config,
   bad_steps_in_a_row = extra.value("bad_steps_in_a_row", int64_t{0});
   smoothed_loss = extra.value("smoothed_loss", 0.0);
   smoothing_weight = extra.value("smoothing_weight", 0.0);
+  model->stack().set_replayed(spans_from_json(extra.value("replayed", Json::array())));
   if (!state.rng_state.empty()) set_rng_state(state.rng_state);
 }
 
@@ -100,6 +115,7 @@ CheckpointContent RunState::capture(const RunConfig& config, const Runtime& runt
   state.extra = Json{{"bad_steps_in_a_row", bad_steps_in_a_row},
                      {"smoothed_loss", smoothed_loss},
                      {"smoothing_weight", smoothing_weight},
+                     {"replayed", spans_to_json(model->stack().replayed())},
                      {"precision", dtype_name(runtime.compute_dtype)},
                      {"threads", runtime.threads},
                      {"device", runtime.device.str()}}

@@ -7,20 +7,11 @@
 #include <torch/nn/modules/container/any.h>
 #include <torch/nn/pimpl.h>
 
-#include <array>
-
 #include "crnet/model/config.h"
 #include "crnet/ops/rope.h"
+#include "crnet/recompute/block_stack.h"
 
 namespace crnet {
-
-/// What flows from block to block.
-struct BlockState {
-  torch::Tensor hidden;  ///< residual stream [B, T, C]
-  /// Raw outputs of the seven projections [B, T, out], in the order of Projection; undefined below
-  /// the first block, and after every block of an architecture without a cross-layer path.
-  std::array<torch::Tensor, kNumProjections> outputs;
-};
 
 /// Rotated keys and values of the tokens seen so far, for one block.
 struct KeyValueCache {

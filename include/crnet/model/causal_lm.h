@@ -28,6 +28,7 @@ class DecoderImpl : public torch::nn::Module {
                         KeyValueCaches* caches = nullptr);
 
   torch::Tensor embed_tokens;  ///< [V, C]
+  BlockStack stack;            ///< how the blocks' activations are kept
 
  private:
   RopeTable rotary_;
@@ -59,6 +60,12 @@ class CausalLMImpl : public torch::nn::Module {
   [[nodiscard]] torch::ScalarType compute_dtype() const { return compute_dtype_; }
   [[nodiscard]] const ModelConfig& config() const { return config_; }
 
+  /// Activations are kept or rebuilt as `config` says, from the next forward pass on. Throws
+  /// UsageError ("recompute.strategy: expected …") where it does not fit the model.
+  void set_recompute(const RecomputeConfig& config);
+  [[nodiscard]] BlockStack& stack() { return model_->stack; }
+  [[nodiscard]] const BlockStack& stack() const { return model_->stack; }
+
   /// The head's matrix [V, C]: its own, or the embedding where they are tied.
   [[nodiscard]] const torch::Tensor& head_weight() const;
 
@@ -69,6 +76,9 @@ class CausalLMImpl : public torch::nn::Module {
   torch::Tensor lm_head_weight_;  // [V, C]; undefined where tied
 };
 TORCH_MODULE(CausalLM);
+
+/// The plan of `config` for a model. Throws UsageError as CausalLMImpl::set_recompute.
+[[nodiscard]] RecomputePlan make_plan(const RecomputeConfig& config, const ModelConfig& model);
 
 /// As initialize(Module&, …) with the model's own config.
 void initialize(CausalLMImpl& model, uint64_t seed);

@@ -4,14 +4,16 @@
 #include <cstdint>
 
 #include "crnet/model/config.h"
+#include "crnet/recompute/plan.h"
 
 namespace crnet {
 
 /// The size of one forward pass and its precision.
 struct StepShape {
-  int64_t batch = 1;            ///< sequences, B
-  int64_t sequence_length = 1;  ///< T
-  bool bf16 = true;             ///< activations in bf16, else in fp32
+  int64_t batch = 1;             ///< sequences, B
+  int64_t sequence_length = 1;   ///< T
+  bool bf16 = true;              ///< activations in bf16, else in fp32
+  RecomputePlan recompute = {};  ///< no blocks: everything is kept
 };
 
 /// Bytes. Weights, gradients and moments are fp32.

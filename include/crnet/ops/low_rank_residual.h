@@ -26,6 +26,29 @@ torch::Tensor low_rank_residual(const torch::Tensor& x, const torch::Tensor& A,
                                 const torch::Tensor& B, const torch::Tensor& y_prev,
                                 const torch::Tensor& beta, double epsilon);
 
+/// Products of a forward pass that may be held, so that nobody multiplies again.
+struct LowRankProducts {
+  torch::Tensor low;  ///< X A [N, R], N all leading dimensions
+  torch::Tensor y;    ///< Y [..., out]
+};
+
+/// As above. What `products` holds is taken in place of multiplying; what it lacks is computed and
+/// left there, without a graph. A given `y` is believed: it decides the value, not the gradients.
+torch::Tensor low_rank_residual(const torch::Tensor& x, const torch::Tensor& A,
+                                const torch::Tensor& B, const torch::Tensor& y_prev,
+                                const torch::Tensor& beta, double epsilon,
+                                LowRankProducts& products);
+
+/// Y from a held X A, to the bit what the forward pass gave. Without a graph.
+torch::Tensor replay_low_rank_residual(const torch::Tensor& low, const torch::Tensor& B,
+                                       const torch::Tensor& y_prev, const torch::Tensor& beta,
+                                       double epsilon);
+
+/// Y_prev = (Y − (X A) B) / c (arXiv 2509.18993), rounded once to the dtype of y [..., out]. The
+/// error of Y and of one rounding of Y grow by 1/|c|. Without a graph.
+torch::Tensor invert_low_rank_residual(const torch::Tensor& low, const torch::Tensor& B,
+                                       const torch::Tensor& y, double c);
+
 namespace plain {
 /// The same from LibTorch's own differentiable operators: reference and fallback.
 torch::Tensor low_rank_residual(const torch::Tensor& x, const torch::Tensor& A,

@@ -23,6 +23,8 @@ struct StepMetrics {
   double tokens_per_second = 0;
   double peak_share = 0;     ///< model FLOP/s over the machine's measured rate of matrix products
   int64_t memory_bytes = 0;  ///< greatest so far
+  std::optional<int64_t> replayed_spans;  ///< under recompute.strategy inverse: see BlockStack
+  std::optional<double> recompute_drift;  ///< largest of a projection, where it was measured
 };
 
 /// One validation, after `step` updates.

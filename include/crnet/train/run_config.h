@@ -9,6 +9,7 @@
 #include "crnet/config/fields.h"
 #include "crnet/config/load.h"
 #include "crnet/model/config.h"
+#include "crnet/recompute/plan.h"
 
 namespace crnet {
 
@@ -179,6 +180,7 @@ struct RunConfig {
   OptimizerConfig optimizer;
   ScheduleConfig schedule;
   TrainConfig train;
+  RecomputeConfig recompute;
   CheckpointConfig checkpoint;
 
   template <class Visitor>
@@ -188,6 +190,7 @@ struct RunConfig {
     visit(optimizer, {.name = "optimizer", .help = "AdamW"});
     visit(schedule, {.name = "schedule", .help = "learning rate over the steps"});
     visit(train, {.name = "train", .help = "the run"});
+    visit(recompute, {.name = "recompute", .help = "activations that are not kept"});
     visit(checkpoint, {.name = "checkpoint", .help = "what is saved, and when"});
   }
 

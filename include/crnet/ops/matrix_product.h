@@ -1,0 +1,23 @@
+// One matrix product whose result may be held.
+#pragma once
+
+#include <torch/types.h>
+
+namespace crnet {
+
+/// How a weight lies in memory.
+enum class WeightLayout {
+  kInOut,  ///< [in, out], as the factors A and B
+  kOutIn,  ///< [out, in], as a full-rank projection in Hugging Face's files
+};
+
+/// Y = X W, x [..., in] → [..., out], of x's dtype; the weight may be of a wider one (fp32 masters
+/// under bf16 compute) and gets a gradient of its own dtype. For the backward pass it keeps x and
+/// the weight in the compute dtype.
+///
+/// Where `product` is given and defined, [..., out], it is believed and nothing is multiplied;
+/// where it is undefined, the result is left there, without a graph.
+torch::Tensor matrix_product(const torch::Tensor& x, const torch::Tensor& weight,
+                             WeightLayout layout, torch::Tensor* product = nullptr);
+
+}  // namespace crnet

@@ -1,0 +1,248 @@
+#include "recompute/stack_run.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <utility>
+
+#include "crnet/core/error.h"
+#include "crnet/core/format.h"
+
+namespace crnet {
+namespace {
+
+using torch::Tensor;
+using torch::autograd::tensor_list;
+
+// Without a graph, on the same memory: a held tensor with a graph would hold its own node.
+Tensor held(const Tensor& t) {
+  return t.variable_data();
+}
+
+Tensor leaf(const Tensor& t) {
+  return t.variable_data().requires_grad_();
+}
+
+[[noreturn]] void refuse(size_t block, const char* rule) {
+  throw Error(format("[recompute] block %zu: expected %s (see StackBlock)", block + 1, rule));
+}
+
+}  // namespace
+
+StackRun::StackRun(RecomputePlan plan, std::vector<StackBlock> blocks,
+                   std::set<BlockStack::Span> replayed, std::shared_ptr<RecomputeDrift> drift)
+    : plan(std::move(plan)),
+      blocks(std::move(blocks)),
+      replayed(std::move(replayed)),
+      records_(this->blocks.size()),
+      drift_(std::move(drift)) {}
+
+TapeEntry& StackRun::entry(size_t block, size_t projection) {
+  return records_[block].tape.entries[projection];
+}
+
+Tensor& StackRun::output(size_t block, size_t projection) {
+  return entry(block, projection).products.y;
+}
+
+BlockState StackRun::forward(size_t block, at::TensorList inputs) {
+  Record& record = records_[block];
+  const size_t num_parameters = blocks[block].parameters.size();
+  const at::TensorList outputs = inputs.slice(1, inputs.size() - 1 - num_parameters);
+  const BlockState below{inputs.front(), outputs.vec()};
+  record.hidden = held(below.hidden);
+  record.num_outputs_below = below.outputs.size();
+  const Tape::Run running(record.tape);
+  BlockState above = blocks[block].forward(below);
+  keep(block, below, above);
+  return above;
+}
+
+// The tape holds every product now; what the plan does not want goes.
+void StackRun::keep(size_t block, const BlockState& below, const BlockState& above) {
+  auto& entries = records_[block].tape.entries;
+  if (!above.outputs.empty() && entries.size() != above.outputs.size()) {
+    refuse(block, "as many outputs as it calls CRNetLayers");
+  }
+  for (size_t i = 0; i < entries.size(); ++i) {
+    TapeEntry& kept = entries[i];
+    if (!above.outputs.empty() && !above.outputs[i].is_alias_of(kept.products.y)) {
+      refuse(block, "output i to be that of the i-th CRNetLayer that it calls");
+    }
+    if (kept.y_prev.defined() &&
+        (i >= below.outputs.size() || !kept.y_prev.is_alias_of(below.outputs[i]))) {
+      refuse(block, "the i-th CRNetLayer to take output i of the block below");
+    }
+    kept.y_prev.reset();
+    if (static_cast<int64_t>(block) + 1 == checked_block) truth_.push_back(kept.products.y);
+    if (!plan.blocks[block].products) kept.products.low.reset();
+    // Those of the first block stay until finish_forward knows whether a replay starts from them.
+    const bool may_start_replay = block == 0 && plan.inverts && !above.outputs.empty();
+    if (!plan.blocks[block].outputs && !may_start_replay) kept.products.y.reset();
+  }
+}
+
+void StackRun::hold_outputs(size_t block, const BlockState& above) {
+  if (block + 1 == blocks.size() || plan.blocks[block + 1].graph) return;
+  auto& entries = records_[block].tape.entries;
+  for (const auto& output : above.outputs) entries.emplace_back().products.y = held(output);
+}
+
+void StackRun::finish_forward() {
+  if (!plan.inverts) return;
+  c_ = read_scales();
+  for (size_t block = 0; block < blocks.size(); ++block) {
+    for (size_t i = 0; i < records_[block].tape.entries.size(); ++i) {
+      if (plan.blocks[block].outputs || plan.blocks[block].graph) continue;
+      decide(span_of(block, i), c_);
+      if (block == 0 && !is_replayed(0, i)) output(0, i).reset();
+    }
+  }
+}
+
+// c of every projection with a block below, read from the device at once; 0 where there is none.
+std::vector<std::vector<double>> StackRun::read_scales() const {
+  std::vector<Tensor> betas;
+  for (const auto& record : records_) {
+    for (const auto& entry : record.tape.entries) {
+      if (entry.beta.defined()) betas.push_back(entry.beta.detach().to(torch::kFloat64));
+    }
+  }
+  const Tensor all = betas.empty() ? Tensor() : torch::stack(betas).cpu();
+  std::vector<std::vector<double>> c;
+  int64_t next = 0;
+  for (const auto& record : records_) {
+    auto& row = c.emplace_back();
+    for (const auto& entry : record.tape.entries) {
+      const double beta = entry.beta.defined() ? all[next++].item<double>() : 0;
+      row.push_back(beta >= 0 ? beta + entry.epsilon : beta - entry.epsilon);
+    }
+  }
+  return c;
+}
+
+// Inversion from the anchor above divides by c of block `last` + 1, then `last`, …, `first` + 1.
+void StackRun::decide(const BlockStack::Span& span, const std::vector<std::vector<double>>& c) {
+  if (replayed.contains(span)) return;
+  double growth = 1;
+  for (int64_t block = span.last; block >= span.first; --block) {
+    const auto above = static_cast<size_t>(block);  // from 0
+    growth /= std::abs(c[above][static_cast<size_t>(span.projection)]);
+    if (growth <= plan.max_amplification) continue;  // false for NaN
+    replayed.insert(span);
+    return;
+  }
+}
+
+BlockStack::Span StackRun::span_of(size_t block, size_t projection) const {
+  size_t first = block, last = block;
+  while (first > 0 && !plan.blocks[first - 1].outputs && !plan.blocks[first - 1].graph) --first;
+  while (last + 1 < blocks.size() && !plan.blocks[last + 1].outputs) ++last;
+  return {static_cast<int64_t>(first) + 1, static_cast<int64_t>(last) + 1,
+          static_cast<int64_t>(projection)};
+}
+
+bool StackRun::is_replayed(size_t block, size_t projection) const {
+  return !plan.inverts || replayed.contains(span_of(block, projection));
+}
+
+// The outputs of `block`, from those of the block above (which has just been rebuilt and still
+// holds its own) or from the nearest below.
+void StackRun::rebuild_outputs(size_t block) {
+  bool rebuilt = false;
+  for (size_t i = 0; i < records_[block].tape.entries.size(); ++i) {
+    Tensor& y = output(block, i);
+    if (y.defined()) continue;
+    rebuilt = true;
+    if (is_replayed(block, i)) {
+      replay_up_to(block, i);
+    } else {
+      const TapeEntry& above = entry(block + 1, i);
+      y = invert_low_rank_residual(above.products.low, above.B, above.products.y, c_[block + 1][i]);
+    }
+  }
+  if (rebuilt && static_cast<int64_t>(block) + 1 == checked_block) measure_drift(block);
+}
+
+void StackRun::replay_up_to(size_t block, size_t projection) {
+  size_t start = block;
+  while (!output(start, projection).defined()) {
+    if (start-- == 0) throw Error("[recompute] expected kept outputs below, got none");
+  }
+  for (size_t next = start + 1; next <= block; ++next) {
+    TapeEntry& e = entry(next, projection);
+    e.products.y = replay_low_rank_residual(e.products.low, e.B, output(next - 1, projection),
+                                            e.beta, e.epsilon);
+  }
+}
+
+void StackRun::measure_drift(size_t block) {
+  drift_->block = checked_block;
+  drift_->relative.clear();
+  for (size_t i = 0; i < truth_.size(); ++i) {
+    const Tensor truth = truth_[i].to(torch::kFloat32);
+    const double norm = truth.norm().item<double>();
+    const double off = (output(block, i).to(torch::kFloat32) - truth).norm().item<double>();
+    drift_->relative.push_back(norm > 0 ? off / norm : off);
+  }
+  truth_.clear();
+}
+
+tensor_list StackRun::backward(size_t block, const tensor_list& gradients) {
+  Record& record = records_[block];
+  if (at::GradMode::is_enabled()) {
+    throw Error(
+        "[recompute] expected first derivatives only, got a backward pass that builds a "
+        "graph; use the strategy none");
+  }
+  if (!record.hidden.defined()) {
+    throw Error(
+        "[recompute] expected one backward pass through a forward pass, got a second; use "
+        "the strategy none, or go forward again");
+  }
+
+  // 1. The outputs of this block and of the one below, kept or rebuilt.
+  const bool has_outputs = gradients.size() > 1;
+  if (plan.blocks[block].products && has_outputs) rebuild_outputs(block);
+  if (record.num_outputs_below > 0) rebuild_outputs(block - 1);
+
+  // 2. The block once more, with a graph this time.
+  BlockState below{leaf(record.hidden), {}};
+  for (size_t i = 0; i < record.num_outputs_below; ++i) {
+    below.outputs.push_back(leaf(output(block - 1, i)));
+  }
+  BlockState above;
+  {
+    const torch::AutoGradMode graph(true);
+    std::optional<Tape::Run> running;
+    if (plan.blocks[block].products) running.emplace(record.tape);
+    above = blocks[block].forward(below);
+  }
+  release(block);
+
+  // 3. Its gradients.
+  tensor_list results, result_gradients, inputs = {below.hidden};
+  const auto add = [&](const Tensor& result, const Tensor& gradient) {
+    if (!gradient.defined()) return;
+    results.push_back(result);
+    result_gradients.push_back(gradient);
+  };
+  add(above.hidden, gradients[0]);
+  for (size_t i = 1; i < gradients.size(); ++i) add(above.outputs[i - 1], gradients[i]);
+  inputs.insert(inputs.end(), below.outputs.begin(), below.outputs.end());
+  inputs.insert(inputs.end(), blocks[block].parameters.begin(), blocks[block].parameters.end());
+  return torch::autograd::grad(results, inputs, result_gradients, /*retain_graph=*/false,
+                               /*create_graph=*/false, /*allow_unused=*/true);
+}
+
+// What this block kept is in the graph's hands now. Outputs below stay if something rebuilds from
+// them.
+void StackRun::release(size_t block) {
+  Record& record = records_[block];
+  record.hidden.reset();
+  for (auto& e : record.tape.entries) e = {};
+}
+
+}  // namespace crnet

@@ -1,0 +1,140 @@
+// BlockStack under a model that is not ours: two CRNetLayers per block, no attention.
+#include "crnet/recompute/block_stack.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "crnet/core/error.h"
+#include "crnet/model/crnet_layer.h"
+
+namespace crnet {
+namespace {
+
+using torch::Tensor;
+
+constexpr int64_t kWidth = 12, kInner = 20, kBlocks = 6;
+
+/// hidden + narrow(tanh(wide(hidden))): B batch rows of kWidth.
+struct StrangersBlock {
+  CRNetLayer wide, narrow;
+
+  explicit StrangersBlock(bool first)
+      : wide(CRNetLayerOptions(kWidth, kInner)
+                 .r(3)
+                 .first(first)
+                 .init_std(0.3)
+                 .low_rank_init(LowRankInit::kProduct)),
+        narrow(CRNetLayerOptions(kInner, kWidth)
+                   .r(2)
+                   .first(first)
+                   .init_std(0.3)
+                   .low_rank_init(LowRankInit::kProduct)) {}
+
+  BlockState forward(const BlockState& below) {
+    const auto y_prev = [&](size_t i) {
+      return below.outputs.empty() ? Tensor() : below.outputs[i];
+    };
+    const Tensor inner = wide(below.hidden, y_prev(0));          // [B, kInner]
+    const Tensor outer = narrow(torch::tanh(inner), y_prev(1));  // [B, kWidth]
+    return {below.hidden + outer, {inner, outer}};
+  }
+
+  [[nodiscard]] std::vector<Tensor> parameters() const {
+    auto all = wide->parameters();
+    for (const auto& p : narrow->parameters()) all.push_back(p);
+    return all;
+  }
+};
+
+std::vector<StackBlock> make_blocks(
+    const std::function<BlockState(StrangersBlock&, const BlockState&)>& call) {
+  torch::manual_seed(1);
+  std::vector<StackBlock> blocks;
+  for (int64_t i = 0; i < kBlocks; ++i) {
+    auto block = std::make_shared<StrangersBlock>(i == 0);
+    blocks.push_back({[block, call](const BlockState& below) { return call(*block, below); },
+                      block->parameters()});
+  }
+  return blocks;
+}
+
+BlockState as_it_is(StrangersBlock& block, const BlockState& below) {
+  return block.forward(below);
+}
+
+RecomputePlan plan_of(RecomputeStrategy strategy) {
+  RecomputeConfig config;
+  config.strategy = strategy;
+  config.anchors = int64_t{3};
+  return make_plan(config, kBlocks);
+}
+
+std::vector<Tensor> gradients_of(const RecomputePlan& plan) {
+  const auto blocks = make_blocks(as_it_is);
+  std::vector<Tensor> wanted = {torch::randn({9, kWidth}).requires_grad_()};
+  for (const auto& block : blocks) {
+    wanted.insert(wanted.end(), block.parameters.begin(), block.parameters.end());
+  }
+  BlockStack stack(plan);
+  // Gradients that are returned, not accumulated, have to arrive too.
+  return torch::autograd::grad({stack.forward(blocks, wanted[0]).square().sum()}, wanted);
+}
+
+double largest_difference(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
+  double largest = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    largest = std::max(largest, (a[i] - b[i]).norm().item<double>() / b[i].norm().item<double>());
+  }
+  return largest;
+}
+
+TEST(BlockStackTest, AStrangersBlocksGetTheSameGradients) {
+  const auto kept = gradients_of({});
+  EXPECT_EQ(largest_difference(gradients_of(plan_of(RecomputeStrategy::kReplay)), kept), 0);
+  EXPECT_EQ(largest_difference(gradients_of(plan_of(RecomputeStrategy::kFull)), kept), 0);
+  EXPECT_LT(largest_difference(gradients_of(plan_of(RecomputeStrategy::kInverse)), kept), 1e-4);
+}
+
+TEST(BlockStackTest, BlocksWithTheirOwnGraphMayBeMixedIn) {
+  const auto kept = gradients_of({});
+  auto plan = plan_of(RecomputeStrategy::kReplay);
+  plan.blocks[0] = {.graph = true};
+  plan.blocks[1] = {.products = true, .outputs = true};
+  plan.blocks[4] = {.graph = true};
+  plan.blocks[5] = {.products = true, .outputs = true};
+  EXPECT_EQ(largest_difference(gradients_of(plan), kept), 0);
+}
+
+std::string error_with(const std::function<BlockState(StrangersBlock&, const BlockState&)>& call) {
+  try {
+    BlockStack stack(plan_of(RecomputeStrategy::kReplay));
+    stack.forward(make_blocks(call), torch::randn({4, kWidth}));
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(BlockStackTest, ABlockThatBreaksTheRulesIsNamed) {
+  EXPECT_THAT(error_with([](StrangersBlock& block, const BlockState& below) {
+                auto above = block.forward(below);
+                above.outputs.pop_back();
+                return above;
+              }),
+              ::testing::HasSubstr("block 1: expected as many outputs as it calls CRNetLayers"));
+  EXPECT_THAT(error_with([](StrangersBlock& block, const BlockState& below) {
+                auto above = block.forward(below);
+                std::swap(above.outputs[0], above.outputs[1]);
+                return above;
+              }),
+              ::testing::HasSubstr("block 1: expected output i to be that of the i-th CRNetLayer"));
+}
+
+TEST(BlockStackTest, APlanForOtherBlocksIsRefused) {
+  BlockStack stack(make_plan({.strategy = RecomputeStrategy::kFull}, kBlocks + 1));
+  EXPECT_THROW(stack.forward(make_blocks(as_it_is), torch::randn({4, kWidth})), Error);
+}
+
+}  // namespace
+}  // namespace crnet

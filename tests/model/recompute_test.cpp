@@ -1,0 +1,307 @@
+// Strategies of recomputation against keeping everything: gradients, memory, order, limits.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "counting_allocator.h"
+#include "crnet/core/error.h"
+#include "crnet/model/causal_lm.h"
+#include "crnet/model/init.h"
+#include "crnet/model/memory.h"
+#include "gradcheck.h"
+
+namespace crnet {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::relative_error;
+using torch::Tensor;
+
+constexpr int64_t kVocab = 19;
+
+ModelConfig shape(Architecture architecture, int64_t num_layers) {
+  ModelConfig config;
+  config.architecture = architecture;
+  config.vocab_size = kVocab;
+  config.hidden_size = 24;
+  config.num_layers = num_layers;
+  config.num_heads = 4;
+  config.ffn_size = 41;
+  config.max_sequence_length = 64;
+  config.r = int64_t{5};
+  config.beta_init = 0.9;
+  config.init_std = 0.2;
+  config.low_rank_init = LowRankInit::kProduct;
+  return config;
+}
+
+struct Pass {
+  Tensor loss;
+  std::vector<Tensor> gradients;
+};
+
+// Loss and gradients of two batches, accumulated.
+Pass run(const ModelConfig& config, const RecomputeConfig& recompute, torch::ScalarType dtype,
+         int64_t length = 13) {
+  CausalLM model(config);
+  initialize(*model, 3);
+  model->set_compute_dtype(dtype);
+  model->set_recompute(recompute);
+  torch::manual_seed(5);
+  Pass pass;
+  for (int batch = 0; batch < 2; ++batch) {
+    const Tensor tokens = torch::randint(kVocab, {3, length});
+    pass.loss = model->loss(tokens, tokens.roll(-1, 1));
+    pass.loss.backward();
+  }
+  for (const auto& parameter : model->parameters()) pass.gradients.push_back(parameter.grad());
+  return pass;
+}
+
+RecomputeConfig strategy(RecomputeStrategy strategy,
+                         IntegerOrListOrMap anchors = std::vector<int64_t>{}) {
+  RecomputeConfig config;
+  config.strategy = strategy;
+  config.anchors = std::move(anchors);
+  return config;
+}
+
+void expect_bit_identical(const ModelConfig& model, const RecomputeConfig& recompute,
+                          int64_t length = 13) {
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    const Pass kept = run(model, {}, dtype, length), rebuilt = run(model, recompute, dtype, length);
+    EXPECT_TRUE(torch::equal(rebuilt.loss, kept.loss)) << enum_name(recompute.strategy);
+    for (size_t i = 0; i < kept.gradients.size(); ++i) {
+      EXPECT_TRUE(torch::equal(rebuilt.gradients[i], kept.gradients[i]))
+          << enum_name(recompute.strategy) << ", parameter " << i << ", " << dtype;
+    }
+  }
+}
+
+double gradient_error(const Pass& pass, const Pass& expected) {
+  double off = 0, norm = 0;
+  for (size_t i = 0; i < expected.gradients.size(); ++i) {
+    const Tensor truth = expected.gradients[i].to(torch::kFloat64);
+    off += (pass.gradients[i].to(torch::kFloat64) - truth).square().sum().item<double>();
+    norm += truth.square().sum().item<double>();
+  }
+  return std::sqrt(off / norm);
+}
+
+TEST(RecomputeBits, FullAndReplayAreIdenticalOverDepthsAndSegments) {
+  for (const int64_t num_layers : {1, 2, 5}) {
+    const auto model = shape(Architecture::kCRNet, num_layers);
+    expect_bit_identical(model, strategy(RecomputeStrategy::kFull));
+    expect_bit_identical(model, strategy(RecomputeStrategy::kReplay));
+    for (const int64_t stride : {1, 3, 7}) {
+      expect_bit_identical(model, strategy(RecomputeStrategy::kReplay, stride), 11);
+    }
+  }
+}
+
+TEST(RecomputeBits, FullAndReplayAreIdenticalInEveryKindOfModel) {
+  std::vector<ModelConfig> models(6, shape(Architecture::kCRNet, 4));
+  models[0].tie_embeddings = true;
+  models[1].learnable_beta = false;
+  models[2].low_rank_first_block = true;
+  models[3].num_kv_heads = 2;
+  models[4].r = std::vector<int64_t>{1, 3, 7, 2};
+  models[5].r = std::map<std::string, int64_t>{{"default", 4}, {"up", 9}, {"o", 1}};
+  for (const auto& model : models) {
+    expect_bit_identical(model, strategy(RecomputeStrategy::kFull));
+    expect_bit_identical(model, strategy(RecomputeStrategy::kReplay));
+  }
+}
+
+TEST(RecomputeBits, BaselinesAreIdentical) {
+  expect_bit_identical(shape(Architecture::kLlama, 3), strategy(RecomputeStrategy::kFull));
+  expect_bit_identical(shape(Architecture::kCoLA, 3), strategy(RecomputeStrategy::kFull));
+  expect_bit_identical(shape(Architecture::kCoLA, 3), strategy(RecomputeStrategy::kColaM));
+}
+
+TEST(RecomputeInverse, IsCloseWhereBetaIsNearOne) {
+  for (const bool low_rank_first : {false, true}) {
+    auto model = shape(Architecture::kCRNet, 7);
+    model.low_rank_first_block = low_rank_first;
+    for (const int64_t stride : {2, 3, 8}) {
+      const auto inverse = strategy(RecomputeStrategy::kInverse, stride);
+      const Pass kept = run(model, {}, torch::kFloat32);
+      const Pass rebuilt = run(model, inverse, torch::kFloat32);
+      EXPECT_TRUE(torch::equal(rebuilt.loss, kept.loss));
+      EXPECT_LT(gradient_error(rebuilt, kept), 1e-5) << "stride " << stride;
+      EXPECT_GT(gradient_error(rebuilt, kept), 0) << "nothing was inverted";
+      // bf16's own error is of this size; see docs/recomputation.md.
+      EXPECT_LT(
+          gradient_error(run(model, inverse, torch::kBFloat16), run(model, {}, torch::kBFloat16)),
+          0.05);
+    }
+  }
+}
+
+TEST(RecomputeInverse, BetaAtOrNearZeroIsReplayedSoNothingIsWrong) {
+  for (const double beta : {0.0, 1e-3, -0.2}) {
+    auto model = shape(Architecture::kCRNet, 5);
+    model.beta_init = beta;
+    // Every span passes the bound, so all is replayed.
+    expect_bit_identical(model, strategy(RecomputeStrategy::kInverse));
+    expect_bit_identical(model, strategy(RecomputeStrategy::kInverse, int64_t{2}));
+  }
+}
+
+TEST(RecomputeInverse, OnlyTheSpanAndProjectionPastTheBoundIsReplayed) {
+  CausalLM model(shape(Architecture::kCRNet, 6));
+  initialize(*model, 3);
+  model->set_recompute(strategy(RecomputeStrategy::kInverse, std::vector<int64_t>{3, 6}));
+  const Tensor tokens = torch::randint(kVocab, {2, 7});
+  const auto step = [&] { model->loss(tokens, tokens).backward(); };
+  step();
+  EXPECT_TRUE(model->stack().replayed().empty());
+  {
+    const torch::NoGradGuard no_grad;
+    model->named_parameters()["model.layers.4.self_attn.v_proj.beta"].fill_(0.1);
+  }
+  step();
+  const std::set<BlockStack::Span> expected = {{4, 5, 2}};  // blocks 4 and 5, the third: v
+  EXPECT_EQ(model->stack().replayed(), expected);
+  {
+    const torch::NoGradGuard no_grad;
+    model->named_parameters()["model.layers.4.self_attn.v_proj.beta"].fill_(1);
+  }
+  step();
+  EXPECT_EQ(model->stack().replayed(), expected) << "from then on";
+}
+
+TEST(RecomputeInverse, DriftOfOneBlockIsMeasuredInTurn) {
+  CausalLM model(shape(Architecture::kCRNet, 5));
+  initialize(*model, 3);
+  model->set_recompute(strategy(RecomputeStrategy::kInverse, std::vector<int64_t>{3, 5}));
+  const Tensor tokens = torch::randint(kVocab, {2, 7});
+  std::vector<int64_t> checked;
+  for (int i = 0; i < 4; ++i) {
+    model->stack().check_next();
+    model->loss(tokens, tokens).backward();
+    const auto& drift = model->stack().drift();
+    checked.push_back(drift.block);
+    ASSERT_EQ(drift.relative.size(), 7u);
+    for (const double error : drift.relative) {
+      EXPECT_GT(error, 0);
+      EXPECT_LT(error, 1e-5);
+    }
+  }
+  EXPECT_THAT(checked, ::testing::ElementsAre(1, 2, 4, 1));
+}
+
+TEST(RecomputeOrder, GradientsArriveBlockByBlock) {
+  CausalLM model(shape(Architecture::kCRNet, 4));
+  initialize(*model, 3);
+  model->set_recompute(strategy(RecomputeStrategy::kReplay));
+  std::vector<int64_t> arrived;
+  for (const auto& item : model->named_parameters()) {
+    const std::string prefix = "model.layers.";
+    if (!item.key().starts_with(prefix)) continue;
+    const int64_t block = std::stoll(item.key().substr(prefix.size()));
+    item.value().register_hook([&arrived, block](const Tensor&) { arrived.push_back(block); });
+  }
+  const Tensor tokens = torch::randint(kVocab, {2, 7});
+  model->loss(tokens, tokens).backward();
+  EXPECT_EQ(arrived.front(), 3);
+  EXPECT_EQ(arrived.back(), 0);
+  EXPECT_TRUE(std::is_sorted(arrived.rbegin(), arrived.rend()));
+}
+
+TEST(RecomputeMemory, NothingStaysAfterAStep) {
+  for (const auto kind :
+       {RecomputeStrategy::kFull, RecomputeStrategy::kInverse, RecomputeStrategy::kReplay}) {
+    CausalLM model(shape(Architecture::kCRNet, 5));
+    initialize(*model, 3);
+    model->set_recompute(strategy(kind, int64_t{2}));
+    const Tensor tokens = torch::randint(kVocab, {2, 7});
+    model->loss(tokens, tokens).backward();  // makes the gradients
+    const testing::CountingAllocator allocator;
+    for (int step = 0; step < 1000; ++step) model->loss(tokens, tokens).backward();
+    EXPECT_EQ(allocator.live_bytes(), 0) << enum_name(kind);
+    // Nor where the backward pass never comes.
+    static_cast<void>(model->loss(tokens, tokens));
+    EXPECT_EQ(allocator.live_bytes(), 0) << enum_name(kind);
+  }
+}
+
+// Bytes that the forward pass through the blocks leaves alive, by the formula and by count.
+void expect_kept_bytes(const ModelConfig& config, const RecomputeConfig& recompute, bool bf16) {
+  const StepShape step{4, 50, bf16, make_plan(recompute, config)};
+  CausalLM model(config);
+  initialize(*model, 1);
+  model->set_compute_dtype(bf16 ? torch::kBFloat16 : torch::kFloat32);
+  model->set_recompute(recompute);
+  const Tensor tokens = torch::randint(kVocab, {step.batch, step.sequence_length});
+  const MemoryCounts predicted = count_memory(config, step);
+  const testing::CountingAllocator allocator;
+  const Tensor loss = model->loss(tokens, tokens);
+  const auto kept = static_cast<double>(predicted.activations + predicted.weight_copies +
+                                        predicted.head_gradient);
+  EXPECT_NEAR(static_cast<double>(allocator.live_bytes()), kept, 0.02 * kept)
+      << enum_name(recompute.strategy) << (bf16 ? " bf16" : " fp32");
+}
+
+TEST(RecomputeMemory, AStrategyKeepsWhatItsPlanSays) {
+  for (const bool bf16 : {false, true}) {
+    auto crnet = shape(Architecture::kCRNet, 9);
+    expect_kept_bytes(crnet, strategy(RecomputeStrategy::kFull), bf16);
+    expect_kept_bytes(crnet, strategy(RecomputeStrategy::kInverse), bf16);
+    expect_kept_bytes(crnet, strategy(RecomputeStrategy::kInverse, int64_t{2}), bf16);
+    expect_kept_bytes(crnet, strategy(RecomputeStrategy::kReplay), bf16);
+    crnet.r = std::map<std::string, int64_t>{{"default", 4}, {"up", 9}};
+    crnet.num_kv_heads = 2;
+    crnet.low_rank_first_block = true;
+    expect_kept_bytes(crnet, strategy(RecomputeStrategy::kReplay), bf16);
+    expect_kept_bytes(shape(Architecture::kLlama, 3), strategy(RecomputeStrategy::kFull), bf16);
+    expect_kept_bytes(shape(Architecture::kCoLA, 3), strategy(RecomputeStrategy::kColaM), bf16);
+  }
+}
+
+TEST(RecomputeLimits, ASecondBackwardPassAndSecondDerivativesAreRefused) {
+  CausalLM model(shape(Architecture::kCRNet, 3));
+  initialize(*model, 3);
+  model->set_recompute(strategy(RecomputeStrategy::kReplay));
+  const Tensor tokens = torch::randint(kVocab, {2, 7});
+  const Tensor logits = model->forward(tokens);
+  const auto backward = [&](bool graph) -> std::string {
+    try {
+      logits.sum().backward({}, /*retain_graph=*/true, /*create_graph=*/graph);
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_THAT(backward(true), HasSubstr("expected first derivatives only"));
+  EXPECT_EQ(backward(false), "no error");
+  EXPECT_THAT(backward(false), HasSubstr("got a second"));
+}
+
+TEST(RecomputeLimits, AStrategyOfAnotherArchitectureIsRefused) {
+  CausalLM llama(shape(Architecture::kLlama, 2));
+  try {
+    llama->set_recompute(strategy(RecomputeStrategy::kInverse));
+    FAIL() << "expected an error";
+  } catch (const UsageError& error) {
+    EXPECT_STREQ(error.what(),
+                 "recompute.strategy: expected none or full for a model of architecture llama, got "
+                 "inverse");
+  }
+  CausalLM cola(shape(Architecture::kCoLA, 2));
+  EXPECT_THROW(cola->set_recompute(strategy(RecomputeStrategy::kReplay)), UsageError);
+  EXPECT_NO_THROW(cola->set_recompute(strategy(RecomputeStrategy::kColaM)));
+}
+
+TEST(RecomputeLimits, WithoutGradientsTheBlocksAreSimplyCalled) {
+  CausalLM model(shape(Architecture::kCRNet, 3));
+  initialize(*model, 3);
+  const Tensor tokens = torch::randint(kVocab, {2, 7});
+  const torch::NoGradGuard no_grad;
+  const Tensor kept = model->forward(tokens);
+  model->set_recompute(strategy(RecomputeStrategy::kInverse));
+  EXPECT_TRUE(torch::equal(model->forward(tokens), kept));
+}
+
+}  // namespace
+}  // namespace crnet
