@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/commands.h"
-#include "crnet/config/json.h"
+#include "config/json.h"
 #include "crnet/config/print.h"
 #include "crnet/core/error.h"
 #include "crnet/train/run_config.h"

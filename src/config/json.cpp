@@ -1,4 +1,4 @@
-#include "crnet/config/json.h"
+#include "config/json.h"
 
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -58,6 +58,9 @@ Json list_schema(const Field& field) {
 
 Json forms_schema(const Field& field) {
   const Json number = number_schema(field, "integer");
+  if (field.map_keys.empty()) {
+    return {{"type", {"integer", "array"}}, {"anyOf", {number, list_schema(field)}}};
+  }
   Json properties = Json::object();
   for (const auto& name : field.map_keys) properties[name] = number;
   return {{"type", {"integer", "array", "object"}},

@@ -144,7 +144,9 @@ std::string expected_text(const BoundField& bound) {
                  [](const std::string*) { return std::string("text"); },
                  [&](const std::vector<int64_t>*) { return "a list of integers" + limits; },
                  [&](const IntegerOrListOrMap*) {
-                   return "an integer" + limits + ", a list of them, or a map of them";
+                   const bool has_map = !bound.field.map_keys.empty();
+                   return "an integer" + limits +
+                          (has_map ? ", a list of them, or a map of them" : " or a list of them");
                  },
                  [](const EnumTarget& target) {
                    std::string text;

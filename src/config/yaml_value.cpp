@@ -78,6 +78,7 @@ class ValueReader {
 
   void operator()(IntegerOrListOrMap* target) const {
     if (node_.IsMap()) {
+      if (bound_.field.map_keys.empty()) fail();
       *target = map();
     } else if (node_.IsSequence()) {
       *target = list();

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 
-#include "crnet/config/json.h"
+#include "config/json.h"
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"
 #include "crnet/core/log.h"

@@ -2,7 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "crnet/config/json.h"
+#include "config/json.h"
 #include "crnet/core/error.h"
 
 namespace crnet {

@@ -6,7 +6,7 @@
 
 #include "config/config_files.h"
 #include "config/garden_config.h"
-#include "crnet/config/json.h"
+#include "config/json.h"
 
 namespace crnet {
 namespace {

@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "config/config_files.h"
-#include "crnet/config/json.h"
+#include "config/json.h"
 #include "crnet/config/print.h"
 
 namespace crnet {

@@ -19,6 +19,7 @@
 #include "crnet/train/evaluate.h"
 #include "crnet/train/generate.h"
 #include "crnet/train/saved_model.h"
+#include "data/test_files.h"
 
 namespace crnet {
 namespace {
@@ -27,20 +28,20 @@ namespace fs = std::filesystem;
 
 // Prepared once for all tests of this process: the public headers are the text.
 const fs::path& shared_data() {
-  static const fs::path folder = [] {
-    const fs::path made = fs::temp_directory_path() / ("crnet_trainer_" + std::to_string(getpid()));
-    fs::remove_all(made);
+  static const test::TempFolder folder;
+  static const bool prepared = [] {
     PrepareOptions options;
     options.inputs = {fs::path(CRNET_SOURCE_DIR) / "include"};
-    options.output = made;
+    options.output = folder.path();
     options.train_tokenizer = 500;
     options.document_bytes = 2048;
     options.validation_fraction = 0.1;
     options.threads = 1;
     prepare(options);
-    return made;
+    return true;
   }();
-  return folder;
+  static_cast<void>(prepared);
+  return folder.path();
 }
 
 class TrainerTest : public ::testing::Test {
@@ -87,6 +88,52 @@ TEST_F(TrainerTest, ResumedRunIsBitIdenticalToOneThatNeverStopped) {
     EXPECT_EQ(resumed.final_loss, straight.final_loss);
     EXPECT_EQ(resumed.validation_loss, straight.validation_loss);
   }
+}
+
+TEST_F(TrainerTest, RebuildingActivationsTrainsTheSameModel) {
+  for (const std::string precision : {"fp32", "bf16"}) {
+    const auto run = [&](const std::string& strategy) {
+      return train(
+          config(strategy + "-" + precision, {"train.precision=" + precision, "model.num_layers=5",
+                                              "recompute.strategy=" + strategy}));
+    };
+    const auto kept = run("none");
+    EXPECT_EQ(weights(run("full")), weights(kept));
+    EXPECT_EQ(weights(run("replay")), weights(kept));
+    const auto inverse = run("inverse");
+    EXPECT_NE(weights(inverse), weights(kept));
+    EXPECT_NEAR(*inverse.validation_loss, *kept.validation_loss, 0.005 * *kept.validation_loss);
+  }
+}
+
+TEST_F(TrainerTest, SpansThatAreReplayedAndDriftAreReportedAndOutliveAResume) {
+  const std::vector<std::string> settings = {
+      "model.num_layers=5",       "model.beta_init=0.9",     "recompute.strategy=inverse",
+      "recompute.anchors=[3, 5]", "recompute.check_every=2", "recompute.max_amplification=1.2"};
+  const auto summary = train(config("inverse", settings));
+  std::ifstream file(summary.run_dir / "metrics.jsonl");
+  std::vector<double> drifts;
+  for (std::string line; std::getline(file, line);) {
+    const auto json = nlohmann::json::parse(line);
+    if (json["kind"] != "step") continue;
+    // Two blocks below the first anchor pass 1.2 at once, in all seven projections; one below the
+    // second does not.
+    EXPECT_EQ(json["replayed_spans"], 7);
+    if (json.contains("recompute_drift")) drifts.push_back(json["recompute_drift"]);
+  }
+  EXPECT_EQ(drifts.size(), 4u);  // at steps 0, 2, 4 and 6
+  EXPECT_EQ(drifts[0], 0);       // block 1, replayed
+  EXPECT_GT(drifts[2], 0);       // block 4, inverted
+
+  // With another bound nothing would be replayed, had the checkpoint not kept the decision.
+  auto more = settings;
+  more.back() = "recompute.max_amplification=100";
+  more.push_back("train.steps=10");
+  const auto resumed = train(config("resumed", more), {summary.checkpoint.string()});
+  std::ifstream again(resumed.run_dir / "metrics.jsonl");
+  std::string line;
+  ASSERT_TRUE(std::getline(again, line));
+  EXPECT_EQ(nlohmann::json::parse(line)["replayed_spans"], 7);
 }
 
 TEST_F(TrainerTest, ResumeAutoTakesTheNewestAndKeepsOneLineOfMetricsPerStep) {

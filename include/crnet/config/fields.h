@@ -46,12 +46,13 @@ struct Field {
   static constexpr double kNoLimit = std::numeric_limits<double>::infinity();
 
   const char* name = "";
-  const char* help = "";                   ///< one line, unit included
-  double minimum = -kNoLimit;              ///< least value allowed
-  double above = -kNoLimit;                ///< exclusive lower limit
-  double maximum = kNoLimit;               ///< greatest value allowed
-  double below = kNoLimit;                 ///< exclusive upper limit
-  std::vector<std::string> map_keys = {};  ///< keys that an IntegerOrListOrMap allows in its map
+  const char* help = "";       ///< one line, unit included
+  double minimum = -kNoLimit;  ///< least value allowed
+  double above = -kNoLimit;    ///< exclusive lower limit
+  double maximum = kNoLimit;   ///< greatest value allowed
+  double below = kNoLimit;     ///< exclusive upper limit
+  std::vector<std::string> map_keys =
+      {};  ///< keys that an IntegerOrListOrMap allows in its map; none: no map
 };
 
 template <class Enum>

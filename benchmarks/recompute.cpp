@@ -1,0 +1,236 @@
+// What the strategies of recomputation cost and save, and how exact they are.
+//
+//   crnet_bench_recompute                       step time and memory of every strategy
+//   crnet_bench_recompute --drift               error of rebuilt outputs and of the gradient
+//
+// Strategies take turns in one process; ratios are taken round by round.
+#include <torch/torch.h>
+#include <torch/version.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cxxopts.hpp>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "counting_allocator.h"
+#include "crnet/core/error.h"
+#include "crnet/model/causal_lm.h"
+#include "crnet/model/init.h"
+#include "crnet/model/memory.h"
+#include "crnet/train/device.h"
+#include "crnet/train/run_config.h"
+
+namespace {
+
+using crnet::RecomputeConfig;
+using crnet::RecomputeStrategy;
+using torch::Tensor;
+constexpr double kMiB = 1024.0 * 1024.0;
+
+struct Arguments {
+  std::string arch, size;
+  int64_t batch = 0, length = 0, rounds = 0, threads = 0, stride = 0;
+  bool bf16 = false;
+};
+
+std::vector<RecomputeStrategy> strategies_of(crnet::Architecture architecture) {
+  using enum RecomputeStrategy;
+  if (architecture == crnet::Architecture::kLlama) return {kNone, kFull};
+  if (architecture == crnet::Architecture::kCoLA) return {kNone, kFull, kColaM};
+  return {kNone, kFull, kInverse, kReplay};
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+struct Step {
+  double seconds = 0, peak_mib = 0, kept_mib = 0;  // memory beyond weights and gradients
+};
+
+Step measure(crnet::CausalLM& model, const Tensor& tokens) {
+  const crnet::testing::CountingAllocator allocator;
+  const auto begin = std::chrono::steady_clock::now();
+  const Tensor loss = model->loss(tokens, tokens);
+  const auto kept = static_cast<double>(allocator.live_bytes());
+  loss.backward();
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+  return {seconds, static_cast<double>(allocator.peak_bytes()) / kMiB, kept / kMiB};
+}
+
+void print_costs(const Arguments& arguments) {
+  auto config = crnet::load_run_config(std::string(CRNET_SOURCE_DIR "/configs/models/") +
+                                       arguments.arch + "-" + arguments.size + ".yaml")
+                    .config.model;
+  crnet::CausalLM model(config);
+  crnet::initialize(*model, 1);
+  model->set_compute_dtype(arguments.bf16 ? torch::kBFloat16 : torch::kFloat32);
+  torch::manual_seed(1);
+  const Tensor tokens = torch::randint(config.vocab_size, {arguments.batch, arguments.length});
+  const auto strategies = strategies_of(config.architecture);
+  std::vector<std::vector<double>> seconds(strategies.size()), ratios(strategies.size());
+  std::vector<Step> last(strategies.size());
+  for (int64_t round = -1; round < arguments.rounds; ++round) {  // one to warm up
+    for (size_t i = 0; i < strategies.size(); ++i) {
+      RecomputeConfig recompute;
+      recompute.strategy = strategies[i];
+      if (arguments.stride > 0) recompute.anchors = arguments.stride;
+      model->set_recompute(recompute);
+      last[i] = measure(model, tokens);
+      if (round < 0) continue;
+      seconds[i].push_back(last[i].seconds);
+      ratios[i].push_back(last[i].seconds / seconds[0].back());
+    }
+  }
+  for (size_t i = 0; i < strategies.size(); ++i) {
+    RecomputeConfig recompute;
+    recompute.strategy = strategies[i];
+    if (arguments.stride > 0) recompute.anchors = arguments.stride;
+    const auto memory = crnet::count_memory(
+        config, {arguments.batch, arguments.length, arguments.bf16, make_plan(recompute, config)});
+    const auto [least, most] = std::minmax_element(ratios[i].begin(), ratios[i].end());
+    std::printf("| %s-%s | %s | %s | %.2f | %.2f [%.2f–%.2f] | %.0f | %.0f | %.0f |\n",
+                arguments.arch.c_str(), arguments.size.c_str(), arguments.bf16 ? "bf16" : "fp32",
+                crnet::enum_name(strategies[i]), median(seconds[i]), median(ratios[i]), *least,
+                *most, static_cast<double>(memory.activations) / kMiB, last[i].kept_mib,
+                last[i].peak_mib);
+  }
+}
+
+// ---- exactness
+
+constexpr int64_t kBlocks = 16;
+
+crnet::ModelConfig small_model(double beta) {
+  crnet::ModelConfig config;
+  config.vocab_size = 512;
+  config.hidden_size = 256;
+  config.num_layers = kBlocks;
+  config.num_heads = 4;
+  config.ffn_size = 688;
+  config.max_sequence_length = 256;
+  config.r = int64_t{64};
+  config.beta_init = beta;
+  config.low_rank_init = crnet::LowRankInit::kProduct;
+  return config;
+}
+
+std::vector<Tensor> gradients(crnet::CausalLM& model, const Tensor& tokens) {
+  return torch::autograd::grad({model->loss(tokens, tokens.roll(-1, 1))}, model->parameters());
+}
+
+double distance(const std::vector<Tensor>& a, const std::vector<Tensor>& b) {
+  double off = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    off += (a[i] - b[i]).to(torch::kFloat64).square().sum().item<double>();
+    norm += b[i].to(torch::kFloat64).square().sum().item<double>();
+  }
+  return std::sqrt(off / norm);
+}
+
+void print_drift(double beta, int64_t stride, torch::ScalarType dtype) {
+  constexpr int kSeeds = 3;
+  double worst_output = 0, gradient = 0, own = 0;
+  for (int seed = 1; seed <= kSeeds; ++seed) {
+    crnet::CausalLM model(small_model(beta));
+    crnet::initialize(*model, static_cast<uint64_t>(seed));
+    torch::manual_seed(seed);
+    const Tensor tokens = torch::randint(512, {1, 256});
+    const auto exact = gradients(model, tokens);  // fp32, everything kept
+    model->set_compute_dtype(dtype);
+    const auto kept = gradients(model, tokens);
+    own += distance(kept, exact) / kSeeds;
+    RecomputeConfig recompute;
+    recompute.strategy = RecomputeStrategy::kInverse;
+    recompute.anchors = stride;
+    recompute.max_amplification = std::numeric_limits<double>::max();
+    model->set_recompute(recompute);
+    for (int64_t block = 0; block < kBlocks; ++block) {
+      model->stack().check_next();
+      const auto rebuilt = gradients(model, tokens);
+      if (block == 0) gradient += distance(rebuilt, kept) / kSeeds;
+      for (const double drift : model->stack().drift().relative) {
+        worst_output = std::max(worst_output, drift);
+      }
+    }
+  }
+  std::printf("| %.1f | %ld | %s | %.2g | %.2g | %.2g |\n", beta, static_cast<long>(stride),
+              crnet::dtype_name(dtype).c_str(), worst_output, gradient, own);
+}
+
+void print_all_drifts() {
+  std::printf(
+      "| beta | stride | dtype | worst rebuilt Y | whole gradient | the dtype's own error of the "
+      "gradient |\n|---|---|---|---|---|---|\n");
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    for (const double beta : {1.0, 0.9, 0.7, 0.5, 0.1}) {
+      for (const int64_t stride : {2, 4, 8}) print_drift(beta, stride, dtype);
+    }
+  }
+}
+
+void run(int argc, char** argv) {
+  cxxopts::Options options("crnet_bench_recompute", "Cost and exactness of recomputation.");
+  // clang-format off
+  options.add_options()
+      ("arch", "llama, crnet or cola", cxxopts::value<std::string>()->default_value("crnet"))
+      ("size", "of configs/models", cxxopts::value<std::string>()->default_value("130m"))
+      ("precision", "bf16 or fp32", cxxopts::value<std::string>()->default_value("bf16"))
+      ("batch", "sequences", cxxopts::value<int64_t>()->default_value("8"))
+      ("length", "tokens per sequence", cxxopts::value<int64_t>()->default_value("256"))
+      ("rounds", "after one of warm-up", cxxopts::value<int64_t>()->default_value("5"))
+      ("stride", "recompute.anchors; 0: the strategy's own",
+       cxxopts::value<int64_t>()->default_value("0"))
+      ("threads", "CPU threads", cxxopts::value<int64_t>()->default_value("2"))
+      ("drift", "measure errors in place of costs")
+      ("help", "print this");
+  // clang-format on
+  const auto parsed = options.parse(argc, argv);
+  if (parsed.count("help") > 0) {
+    std::printf("%s", options.help().c_str());
+    return;
+  }
+  Arguments arguments;
+  arguments.arch = parsed["arch"].as<std::string>();
+  arguments.size = parsed["size"].as<std::string>();
+  arguments.batch = parsed["batch"].as<int64_t>();
+  arguments.length = parsed["length"].as<int64_t>();
+  arguments.rounds = std::max<int64_t>(1, parsed["rounds"].as<int64_t>());
+  arguments.stride = parsed["stride"].as<int64_t>();
+  arguments.threads = parsed["threads"].as<int64_t>();
+  arguments.bf16 = parsed["precision"].as<std::string>() == "bf16";
+  torch::set_num_threads(static_cast<int>(arguments.threads));
+  if (parsed.count("drift") > 0) {
+    print_all_drifts();
+    return;
+  }
+  std::printf("%ld x %ld tokens, %ld threads, LibTorch %s; forward and backward, median of %ld\n\n",
+              static_cast<long>(arguments.batch), static_cast<long>(arguments.length),
+              static_cast<long>(arguments.threads), TORCH_VERSION,
+              static_cast<long>(arguments.rounds));
+  std::printf(
+      "| model | precision | strategy | s | x none | planned activations, MiB | kept by the "
+      "forward "
+      "pass, MiB | peak, MiB |\n|---|---|---|---|---|---|---|---|\n");
+  print_costs(arguments);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::setvbuf(stdout, nullptr, _IOLBF, 0);  // a line as soon as it is known
+  crnet::keep_freed_memory();
+  try {
+    run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+  return 0;
+}
