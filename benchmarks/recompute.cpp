@@ -37,11 +37,28 @@ struct Arguments {
   bool bf16 = false;
 };
 
-std::vector<RecomputeStrategy> strategies_of(crnet::Architecture architecture) {
+// Every strategy, those that leave attention out also with its result kept.
+std::vector<RecomputeConfig> strategies_of(crnet::Architecture architecture, int64_t stride) {
   using enum RecomputeStrategy;
-  if (architecture == crnet::Architecture::kLlama) return {kNone, kFull};
-  if (architecture == crnet::Architecture::kCoLA) return {kNone, kFull, kColaM};
-  return {kNone, kFull, kInverse, kReplay};
+  std::vector<RecomputeStrategy> rebuilding;
+  if (architecture == crnet::Architecture::kCRNet) rebuilding = {kInverse, kReplay};
+  if (architecture == crnet::Architecture::kCoLA) rebuilding = {kColaM};
+  std::vector<RecomputeConfig> configs(2);
+  configs[1].strategy = kFull;
+  for (const auto strategy : rebuilding) {
+    for (const bool attention : {false, true}) {
+      auto& config = configs.emplace_back();
+      config.strategy = strategy;
+      config.keep_attention = attention;
+      if (stride > 0 && strategy != kColaM) config.anchors = stride;
+    }
+  }
+  return configs;
+}
+
+std::string name_of(const RecomputeConfig& config) {
+  return std::string(crnet::enum_name(config.strategy)) +
+         (config.keep_attention ? ", attention kept" : "");
 }
 
 double median(std::vector<double> values) {
@@ -50,10 +67,11 @@ double median(std::vector<double> values) {
 }
 
 struct Step {
-  double seconds = 0, peak_mib = 0, kept_mib = 0;  // memory beyond weights and gradients
+  double seconds = 0, peak_mib = 0, kept_mib = 0;  // memory beyond the weights
 };
 
 Step measure(crnet::CausalLM& model, const Tensor& tokens) {
+  for (auto& parameter : model->parameters()) parameter.mutable_grad().reset();
   const crnet::testing::CountingAllocator allocator;
   const auto begin = std::chrono::steady_clock::now();
   const Tensor loss = model->loss(tokens, tokens);
@@ -73,15 +91,12 @@ void print_costs(const Arguments& arguments) {
   model->set_compute_dtype(arguments.bf16 ? torch::kBFloat16 : torch::kFloat32);
   torch::manual_seed(1);
   const Tensor tokens = torch::randint(config.vocab_size, {arguments.batch, arguments.length});
-  const auto strategies = strategies_of(config.architecture);
+  const auto strategies = strategies_of(config.architecture, arguments.stride);
   std::vector<std::vector<double>> seconds(strategies.size()), ratios(strategies.size());
   std::vector<Step> last(strategies.size());
   for (int64_t round = -1; round < arguments.rounds; ++round) {  // one to warm up
     for (size_t i = 0; i < strategies.size(); ++i) {
-      RecomputeConfig recompute;
-      recompute.strategy = strategies[i];
-      if (arguments.stride > 0) recompute.anchors = arguments.stride;
-      model->set_recompute(recompute);
+      model->set_recompute(strategies[i]);
       last[i] = measure(model, tokens);
       if (round < 0) continue;
       seconds[i].push_back(last[i].seconds);
@@ -89,16 +104,16 @@ void print_costs(const Arguments& arguments) {
     }
   }
   for (size_t i = 0; i < strategies.size(); ++i) {
-    RecomputeConfig recompute;
-    recompute.strategy = strategies[i];
-    if (arguments.stride > 0) recompute.anchors = arguments.stride;
     const auto memory = crnet::count_memory(
-        config, {arguments.batch, arguments.length, arguments.bf16, make_plan(recompute, config)});
+        config,
+        {arguments.batch, arguments.length, arguments.bf16, make_plan(strategies[i], config)});
     const auto [least, most] = std::minmax_element(ratios[i].begin(), ratios[i].end());
-    std::printf("| %s-%s | %s | %s | %.2f | %.2f [%.2f–%.2f] | %.0f | %.0f | %.0f |\n",
+    const auto kept = memory.activations.total() + memory.weight_copies + memory.head_gradient;
+    std::printf("| %s-%s | %s | %s | %.2f | %.3f [%.2f–%.2f] | %.0f | %.0f | %.0f | %.0f |\n",
                 arguments.arch.c_str(), arguments.size.c_str(), arguments.bf16 ? "bf16" : "fp32",
-                crnet::enum_name(strategies[i]), median(seconds[i]), median(ratios[i]), *least,
-                *most, static_cast<double>(memory.activations) / kMiB, last[i].kept_mib,
+                name_of(strategies[i]).c_str(), median(seconds[i]), median(ratios[i]), *least,
+                *most, static_cast<double>(kept) / kMiB, last[i].kept_mib,
+                static_cast<double>(memory.peak - memory.weights - memory.optimizer) / kMiB,
                 last[i].peak_mib);
   }
 }
@@ -215,9 +230,9 @@ void run(int argc, char** argv) {
               static_cast<long>(arguments.threads), TORCH_VERSION,
               static_cast<long>(arguments.rounds));
   std::printf(
-      "| model | precision | strategy | s | x none | planned activations, MiB | kept by the "
-      "forward "
-      "pass, MiB | peak, MiB |\n|---|---|---|---|---|---|---|---|\n");
+      "| model | precision | strategy | s | x none | kept: planned, MiB | measured | peak: "
+      "planned, "
+      "MiB | measured |\n|---|---|---|---|---|---|---|---|---|\n");
   print_costs(arguments);
 }
 

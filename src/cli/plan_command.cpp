@@ -2,6 +2,7 @@
 #include <cstdio>
 
 #include "cli/commands.h"
+#include "cli/plan_recompute.h"
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "crnet/model/causal_lm.h"
@@ -18,9 +19,10 @@ cxxopts::Options plan_options() {
                         cxxopts::value<std::string>())(
       "set", "override: key=value (may be repeated)", cxxopts::value<std::string>())(
       "hours", "also print the speed that finishes the run in this time", cxxopts::value<double>())(
-      "h,help", "this text");
+      "plot", "draw memory and time of the plans of recomputation into this file (SVG)",
+      cxxopts::value<std::string>()->default_value(""))("h,help", "this text");
   options.parse_positional({"config"});
-  options.custom_help("CONFIG [--set key=value ...] [--hours H]").positional_help("");
+  options.custom_help("CONFIG [--set key=value ...] [--hours H] [--plot FILE]").positional_help("");
   return options;
 }
 
@@ -60,7 +62,7 @@ void print_flops(const RunConfig& config) {
 void print_memory(const RunConfig& config) {
   StepShape shape{config.train.micro_batch, config.data.sequence_length,
                   config.train.precision != PrecisionChoice::kFp32,
-                  make_plan(config.recompute, config.model)};
+                  make_plan(config.recompute, config.model), config.accumulation_steps() > 1};
   const MemoryCounts memory = count_memory(config.model, shape);
   const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
   std::printf("Memory for micro-batches of %ld x %ld tokens in %s\n",
@@ -70,10 +72,11 @@ void print_memory(const RunConfig& config) {
   row("gradients", bytes(memory.gradients), "fp32");
   row("optimizer", bytes(memory.optimizer), "two fp32 moments");
   row("bf16 copies of weights", bytes(memory.weight_copies));
-  row("activations", bytes(memory.activations), "kept for the backward pass");
+  row("activations", bytes(memory.activations.total()), "kept for the backward pass");
+  row("working set", bytes(memory.working_set), "of the block that is differentiated");
   row("head's gradient", bytes(memory.head_gradient), "made in the forward pass");
   row("logits of one chunk", bytes(memory.logits_chunk), "for a moment");
-  row("at the end of the forward", bytes(memory.total(config.accumulation_steps() > 1)));
+  row("peak", bytes(memory.peak), "estimated");
 }
 
 void print_run(const RunConfig& config, const cxxopts::ParseResult& parsed) {
@@ -112,6 +115,7 @@ int run_plan(int argc, char** argv) {
   print_flops(loaded.config);
   print_memory(loaded.config);
   print_run(loaded.config, parsed);
+  print_recompute(loaded, parsed["plot"].as<std::string>());
   return 0;
 }
 

@@ -4,6 +4,7 @@
 #include "crnet/ops/attention.h"
 #include "crnet/ops/rms_norm.h"
 #include "crnet/ops/swiglu.h"
+#include "crnet/recompute/tape.h"
 
 namespace crnet {
 namespace {
@@ -62,7 +63,7 @@ Tensor AttentionImpl::forward(const Tensor& x, const BlockState& below, const Ro
     k = cache->keys = append(cache->keys, k);
     v = cache->values = append(cache->values, v);
   }
-  const Tensor attended = causal_attention(q, k, v);  // [B, T, C]
+  const Tensor attended = causal_attention(q, k, v, Tape::next_attention());  // [B, T, C]
   return project(o_proj_, Projection::kO, attended, below, above);
 }
 

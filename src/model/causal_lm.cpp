@@ -58,7 +58,15 @@ CausalLMImpl::CausalLMImpl(ModelConfig config, torch::Device device) : config_(s
 }
 
 void CausalLMImpl::set_recompute(const RecomputeConfig& config) {
-  model_->stack = BlockStack(make_plan(config, config_));
+  set_recompute(make_plan(config, config_));
+}
+
+void CausalLMImpl::set_recompute(RecomputePlan plan) {
+  if (static_cast<int64_t>(plan.blocks.size()) != config_.num_layers) {
+    throw Error(format("[recompute] expected a plan for %ld blocks, got one for %zu",
+                       static_cast<long>(config_.num_layers), plan.blocks.size()));
+  }
+  model_->stack = BlockStack(std::move(plan));
 }
 
 const Tensor& CausalLMImpl::head_weight() const {
@@ -80,14 +88,14 @@ RecomputePlan make_plan(const RecomputeConfig& config, const ModelConfig& model)
   const auto fits = [&](std::initializer_list<RecomputeStrategy> allowed) {
     return std::find(allowed.begin(), allowed.end(), config.strategy) != allowed.end();
   };
-  const char* allowed = "none or full";
-  bool is_allowed = fits({kNone, kFull});
+  const char* allowed = "none, full or auto";
+  bool is_allowed = fits({kNone, kFull, kAuto});
   if (model.architecture == Architecture::kCRNet) {
-    allowed = "none, full, inverse or replay";
-    is_allowed = fits({kNone, kFull, kInverse, kReplay});
+    allowed = "none, full, inverse, replay or auto";
+    is_allowed = fits({kNone, kFull, kInverse, kReplay, kAuto});
   } else if (model.architecture == Architecture::kCoLA) {
-    allowed = "none, full or cola_m";
-    is_allowed = fits({kNone, kFull, kColaM});
+    allowed = "none, full, cola_m or auto";
+    is_allowed = fits({kNone, kFull, kColaM, kAuto});
   }
   if (!is_allowed) {
     throw UsageError(

@@ -1,5 +1,7 @@
 #include "crnet/model/costs.h"
 
+#include <algorithm>
+
 namespace crnet {
 namespace {
 
@@ -10,7 +12,36 @@ int64_t matrix_weights(const ModelConfig& config, int64_t layer, Projection proj
   return (in + out) * config.low_rank(layer, projection);
 }
 
-int64_t block_weights(const ModelConfig& config, int64_t layer) {
+// Scores and weighted sum of one block, forward: 2 · 2 · C for each key seen.
+double attention_flops(const ModelConfig& config, int64_t sequence_length) {
+  return 4 * static_cast<double>(config.hidden_size) * (static_cast<double>(sequence_length) + 1) /
+         2;
+}
+
+// Entries of the factors B of one block.
+int64_t up_weights(const ModelConfig& config, int64_t layer) {
+  int64_t sum = 0;
+  for (int64_t p = 0; p < kNumProjections; ++p) {
+    const auto projection = static_cast<Projection>(p);
+    sum += config.out_features(projection) * config.low_rank(layer, projection);
+  }
+  return sum;
+}
+
+// Weights that multiply again when block `layer` is rebuilt.
+int64_t weights_again(const ModelConfig& config, const RecomputePlan& plan, int64_t layer) {
+  const BlockPlan& block = plan.blocks[static_cast<size_t>(layer)];
+  if (!block.products) return count_block_weights(config, layer);
+  if (config.architecture != Architecture::kCRNet) return up_weights(config, layer);
+  if (block.outputs) return 0;
+  // Inversion multiplies the block above's X A and B.
+  const int64_t last = config.num_layers - 1;
+  return up_weights(config, plan.inverts ? std::min(layer + 1, last) : layer);
+}
+
+}  // namespace
+
+int64_t count_block_weights(const ModelConfig& config, int64_t layer) {
   int64_t sum = 0;
   for (int64_t p = 0; p < kNumProjections; ++p) {
     sum += matrix_weights(config, layer, static_cast<Projection>(p));
@@ -18,16 +49,15 @@ int64_t block_weights(const ModelConfig& config, int64_t layer) {
   return sum;
 }
 
-}  // namespace
-
 ParameterCounts count_parameters(const ModelConfig& config) {
   ParameterCounts counts;
   const int64_t C = config.hidden_size, V = config.vocab_size, L = config.num_layers;
   counts.embedding = V * C;
   counts.head = config.tie_embeddings ? 0 : V * C;
   counts.norms = (2 * L + 1) * C;
-  counts.first_block = block_weights(config, 0);
-  for (int64_t layer = 1; layer < L; ++layer) counts.later_blocks += block_weights(config, layer);
+  counts.first_block = count_block_weights(config, 0);
+  for (int64_t layer = 1; layer < L; ++layer)
+    counts.later_blocks += count_block_weights(config, layer);
   if (config.architecture == Architecture::kCRNet && config.learnable_beta) {
     counts.later_blocks += kNumProjections * (L - 1);
   }
@@ -39,13 +69,24 @@ FlopCounts count_flops(const ModelConfig& config, int64_t sequence_length) {
   const auto C = static_cast<double>(config.hidden_size),
              V = static_cast<double>(config.vocab_size);
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    flops.projections += 2.0 * static_cast<double>(block_weights(config, layer));
+    flops.projections += 2.0 * static_cast<double>(count_block_weights(config, layer));
   }
-  // q kᵀ and the weighted sum of v: 2 · 2 · C for each key seen.
-  flops.attention = static_cast<double>(config.num_layers) * 4 * C *
-                    (static_cast<double>(sequence_length) + 1) / 2;
+  flops.attention =
+      static_cast<double>(config.num_layers) * attention_flops(config, sequence_length);
   flops.head = 2 * C * V;
   return flops;
+}
+
+RecomputeCounts count_recompute(const ModelConfig& config, int64_t sequence_length,
+                                const RecomputePlan& plan) {
+  RecomputeCounts counts;
+  for (size_t layer = 0; layer < plan.blocks.size(); ++layer) {
+    if (plan.blocks[layer].graph) continue;
+    counts.projections +=
+        2 * static_cast<double>(weights_again(config, plan, static_cast<int64_t>(layer)));
+    if (!plan.blocks[layer].attention) counts.attention += attention_flops(config, sequence_length);
+  }
+  return counts;
 }
 
 ModelConfig dense_equivalent(const ModelConfig& config) {

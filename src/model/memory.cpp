@@ -14,18 +14,21 @@ int64_t out(const ModelConfig& config, Projection p) {
   return config.out_features(p);
 }
 
-// Elements per token of the compute dtype that block `layer` keeps, apart from low-rank products.
-int64_t block_elements(const ModelConfig& config, int64_t layer) {
+// Elements per token of the compute dtype that the graph of a block keeps, apart from low-rank
+// products and from what the block above reads.
+int64_t block_elements(const ModelConfig& config) {
   const int64_t C = config.hidden_size, F = config.ffn_size, kv = out(config, Projection::kK);
   const bool grouped = config.kv_heads() != config.num_heads;
   // Residual stream at both norms and the norms' results; gate, up and their product; attention's
   // queries, keys and values (spread over the query heads where those are grouped) and its result.
-  int64_t elements = 4 * C + 3 * F + 2 * C + (grouped ? 2 * C : 2 * kv);
-  // The block above reads the raw outputs; gate, up and (not grouped) v are counted already.
-  const bool is_read_above =
-      config.architecture == Architecture::kCRNet && layer + 1 < config.num_layers;
-  if (is_read_above) elements += C + kv + (grouped ? kv : 0) + 2 * C;  // q, k, v; o and down
-  return elements;
+  return 4 * C + 3 * F + 2 * C + (grouped ? 2 * C : 2 * kv);
+}
+
+// The raw outputs that the block above reads; gate, up and (not grouped) v are counted already.
+int64_t read_above_elements(const ModelConfig& config) {
+  const int64_t C = config.hidden_size, kv = out(config, Projection::kK);
+  const bool grouped = config.kv_heads() != config.num_heads;
+  return C + kv + (grouped ? kv : 0) + 2 * C;  // q, k, v; o and down
 }
 
 int64_t low_rank_elements(const ModelConfig& config, int64_t layer) {
@@ -37,65 +40,154 @@ int64_t low_rank_elements(const ModelConfig& config, int64_t layer) {
   return sum;
 }
 
-// Bytes per token that a block with autograd's own graph keeps.
-int64_t graph_bytes(const ModelConfig& config, int64_t layer, int64_t size) {
-  // CoLA keeps X A on both sides of its nonlinearity.
-  const int64_t sides = config.architecture == Architecture::kCoLA ? 2 : 1;
-  const int64_t elements = block_elements(config, layer) + sides * low_rank_elements(config, layer);
-  return size * elements + kFp32 * (2 + config.num_heads);  // both norms, attention's log-sum-exp
+// A plan asks for the outputs below a block with a graph as well: that graph holds them.
+bool holds_outputs(const std::vector<BlockPlan>& plan, size_t layer) {
+  return plan[layer].outputs || (layer + 1 < plan.size() && plan[layer + 1].graph);
 }
 
-// Bytes per token that a block keeps which is rebuilt.
-int64_t rebuilt_bytes(const ModelConfig& config, int64_t layer, const BlockPlan& plan,
-                      int64_t size) {
-  int64_t elements = config.hidden_size;
-  if (plan.products) elements += low_rank_elements(config, layer);
-  for (int64_t p = 0; plan.outputs && p < kNumProjections; ++p) {
-    if (config.architecture == Architecture::kCRNet) {
-      elements += out(config, static_cast<Projection>(p));
+// One training step, block by block. Sizes are bytes per token unless said otherwise.
+class StepMemory {
+ public:
+  StepMemory(const ModelConfig& config, const StepShape& shape)
+      : config_(config),
+        shape_(shape),
+        plan_(shape.recompute.blocks),
+        size_(shape.bf16 ? 2 : kFp32),
+        tokens_(shape.batch * shape.sequence_length) {
+    if (plan_.empty()) plan_.assign(static_cast<size_t>(config.num_layers), {.graph = true});
+    for (int64_t p = 0; config.architecture == Architecture::kCRNet && p < kNumProjections; ++p) {
+      outputs_ += size_ * out(config, static_cast<Projection>(p));
     }
   }
-  return size * elements;
-}
 
-bool has_graph(const StepShape& shape, int64_t layer) {
-  return shape.recompute.blocks.empty() || shape.recompute.blocks[static_cast<size_t>(layer)].graph;
-}
+  [[nodiscard]] MemoryCounts count() const;
 
-int64_t activation_bytes(const ModelConfig& config, const StepShape& shape) {
-  const int64_t size = shape.bf16 ? 2 : kFp32;
-  int64_t per_token = 0;
-  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    per_token += has_graph(shape, layer)
-                     ? graph_bytes(config, layer, size)
-                     : rebuilt_bytes(config, layer,
-                                     shape.recompute.blocks[static_cast<size_t>(layer)], size);
+ private:
+  // What autograd keeps of a block, its outputs for the block above not included.
+  [[nodiscard]] int64_t graph(size_t layer) const {
+    // CoLA keeps X A on both sides of its nonlinearity.
+    const int64_t sides = config_.architecture == Architecture::kCoLA ? 2 : 1;
+    const auto block = static_cast<int64_t>(layer);
+    return size_ * (block_elements(config_) + sides * low_rank_elements(config_, block)) +
+           kFp32 * (2 + config_.num_heads);  // both norms, attention's log-sum-exp
   }
-  per_token += size * 2 * config.hidden_size + kFp32;  // final norm's input; gradient at its result
-  return per_token * shape.batch * shape.sequence_length;
+  [[nodiscard]] int64_t read_above(size_t layer) const {
+    return layer + 1 < plan_.size() && outputs_ > 0 ? size_ * read_above_elements(config_) : 0;
+  }
+  [[nodiscard]] ActivationCounts kept(size_t layer) const;
+  [[nodiscard]] int64_t rebuilt_outputs(size_t layer) const;
+  [[nodiscard]] int64_t working_set(size_t layer) const;
+  [[nodiscard]] int64_t gradients_on_their_way(size_t layer) const;
+  // Bytes in all: of the gradients of a block's projections, and of their weights in bf16.
+  [[nodiscard]] int64_t gradients(size_t layer) const {
+    return kFp32 * count_block_weights(config_, static_cast<int64_t>(layer));
+  }
+  [[nodiscard]] int64_t weight_copies(size_t layer) const {
+    return shape_.bf16 ? gradients(layer) / 2 : 0;
+  }
+
+  const ModelConfig& config_;
+  const StepShape& shape_;
+  std::vector<BlockPlan> plan_;
+  int64_t size_, tokens_;
+  int64_t outputs_ = 0;  // Y of the seven projections of a block
+};
+
+ActivationCounts StepMemory::kept(size_t layer) const {
+  const BlockPlan& block = plan_[layer];
+  ActivationCounts kept;
+  if (block.graph) {
+    kept.graphs = graph(layer) + read_above(layer);
+    return kept;
+  }
+  kept.inputs = size_ * config_.hidden_size;
+  if (block.products) {
+    kept.products = size_ * low_rank_elements(config_, static_cast<int64_t>(layer));
+  }
+  if (holds_outputs(plan_, layer)) kept.outputs = outputs_;
+  if (block.attention) kept.attention = size_ * config_.hidden_size + kFp32 * config_.num_heads;
+  return kept;
+}
+
+// Y that has been rebuilt, and not been kept, of the blocks below `layer` when `layer` is
+// differentiated.
+int64_t StepMemory::rebuilt_outputs(size_t layer) const {
+  if (plan_[layer].graph || !plan_[layer].products) return 0;
+  int64_t held = 0;
+  for (size_t below = layer; below-- > 0 && !plan_[below].graph;) {
+    if (holds_outputs(plan_, below)) break;
+    held += outputs_;
+    if (shape_.recompute.inverts) break;
+  }
+  return held;
+}
+
+// Gradients from above, of the residual stream, and of whichever part of the block needs most. Of
+// the gradients of the outputs below, those that are made by then.
+int64_t StepMemory::gradients_on_their_way(size_t layer) const {
+  const int64_t C = config_.hidden_size, F = config_.ffn_size;
+  const bool gives_down = layer > 0 && outputs_ > 0;
+  const int64_t above = layer + 1 < plan_.size() ? outputs_ : 0;
+  const int64_t mlp = size_ * (3 * F + (gives_down ? C : 0));
+  // The MLP's activations are gone by then. On a CPU bf16 attention is fp32 inside: q, k, v, its
+  // result, and the gradients of all four.
+  const int64_t attention = (shape_.bf16 ? kFp32 * 8 * C : size_ * 4 * C) +
+                            (gives_down ? size_ * (2 * C + 2 * F) : 0) - size_ * (3 * F + C);
+  return above + size_ * 2 * C + std::max(mlp, attention);
+}
+
+int64_t StepMemory::working_set(size_t layer) const {
+  int64_t set = rebuilt_outputs(layer) + gradients_on_their_way(layer);
+  if (plan_[layer].graph) return set;
+  // The graph is made on top of what was kept.
+  const ActivationCounts held = kept(layer);
+  return set + graph(layer) - held.total();  // Y is let go: what the graph needs, it holds itself
+}
+
+MemoryCounts StepMemory::count() const {
+  MemoryCounts memory;
+  const ParameterCounts parameters = count_parameters(config_);
+  memory.weights = memory.gradients = kFp32 * parameters.total();
+  memory.optimizer = 2 * memory.weights;
+  const int64_t head = config_.vocab_size * config_.hidden_size;  // entries
+  memory.head_gradient = kFp32 * head;
+  const int64_t rows = default_chunk_rows(tokens_, config_.vocab_size);
+  memory.logits_chunk = size_ * rows * config_.vocab_size;
+
+  ActivationCounts& all = memory.activations;
+  // The final norm's input; the gradient at its result.
+  all.head = tokens_ * (size_ * 2 * config_.hidden_size + kFp32);
+  for (size_t layer = 0; layer < plan_.size(); ++layer) {
+    const ActivationCounts block = kept(layer);
+    all.inputs += tokens_ * block.inputs;
+    all.products += tokens_ * block.products;
+    all.outputs += tokens_ * block.outputs;
+    all.attention += tokens_ * block.attention;
+    all.graphs += tokens_ * block.graphs;
+    if (plan_[layer].graph) memory.weight_copies += weight_copies(layer);
+  }
+
+  // The head: its matrix and the chunk's gradient of it in the compute dtype, one chunk of logits.
+  int64_t live = all.total() + memory.weight_copies + memory.head_gradient;
+  int64_t most = live + memory.logits_chunk + (shape_.bf16 ? 2 * size_ * head : 0);
+  // Backward: activations go, gradients come.
+  if (shape_.accumulates) live += memory.gradients - memory.head_gradient;
+  for (size_t layer = plan_.size(); layer-- > 0;) {
+    if (!shape_.accumulates) live += gradients(layer);
+    if (!plan_[layer].graph) live += weight_copies(layer);
+    most = std::max(most, live + tokens_ * working_set(layer));
+    memory.working_set = std::max(memory.working_set, tokens_ * working_set(layer));
+    memory.rebuilt_outputs = std::max(memory.rebuilt_outputs, tokens_ * rebuilt_outputs(layer));
+    live -= tokens_ * kept(layer).total() + weight_copies(layer);
+  }
+  memory.peak = memory.weights + memory.optimizer + most;
+  return memory;
 }
 
 }  // namespace
 
-int64_t MemoryCounts::total(bool accumulates) const {
-  return weights + optimizer + weight_copies + activations + head_gradient +
-         (accumulates ? gradients : 0);
-}
-
 MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape) {
-  const ParameterCounts parameters = count_parameters(config);
-  MemoryCounts memory;
-  memory.weights = kFp32 * parameters.total();
-  memory.gradients = memory.weights;
-  memory.optimizer = 2 * memory.weights;
-  if (shape.bf16 && !shape.recompute.is_active()) {
-    memory.weight_copies = 2 * (parameters.first_block + parameters.later_blocks);
-  }
-  memory.activations = activation_bytes(config, shape);
-  memory.head_gradient = kFp32 * config.vocab_size * config.hidden_size;
-  const int64_t rows = default_chunk_rows(shape.batch * shape.sequence_length, config.vocab_size);
-  memory.logits_chunk = (shape.bf16 ? 2 : kFp32) * rows * config.vocab_size;
-  return memory;
+  return StepMemory(config, shape).count();
 }
 
 }  // namespace crnet

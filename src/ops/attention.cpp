@@ -26,33 +26,41 @@ Tensor merge_heads(const Tensor& t) {
   return t.transpose(1, 2).flatten(2);
 }
 
-// LibTorch's CPU kernel is slower in bf16 than in fp32 (46.6 against 31.0 ms, forward and backward
-// of 8 × 256 tokens of 8 heads, Zen 5), so it runs in fp32; what is kept is bf16 all the same. q,
-// k, v: [B, H, T, D].
-class WholeBf16OnCpu : public torch::autograd::Function<WholeBf16OnCpu> {
+// Whole sequences on a CPU, so that the result and the log-sum-exp can be held. LibTorch's kernel
+// is slower in bf16 than in fp32 (46.6 against 31.0 ms, forward and backward of 8 × 256 tokens of 8
+// heads, Zen 5), so it runs in fp32; what is kept is bf16 all the same. q, k, v: [B, H, T, D].
+class WholeOnCpu : public torch::autograd::Function<WholeOnCpu> {
  public:
-  static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v) {
-    const auto [wide, log_sum_exp] = at::_scaled_dot_product_flash_attention_for_cpu(
-        q.to(torch::kFloat32), k.to(torch::kFloat32), v.to(torch::kFloat32), /*dropout_p=*/0.0,
-        /*is_causal=*/true);
-    const Tensor out = wide.to(torch::kBFloat16);
-    ctx->save_for_backward({q, k, v, out, log_sum_exp});
-    return out;
+  static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                        AttentionProducts* products) {
+    if (!products->out.defined()) {
+      const auto [out, log_sum_exp] = at::_scaled_dot_product_flash_attention_for_cpu(
+          wide(q), wide(k), wide(v), /*dropout_p=*/0.0, /*is_causal=*/true);
+      *products = {out.to(q.scalar_type()), log_sum_exp};
+    }
+    ctx->save_for_backward({q, k, v, products->out, products->log_sum_exp});
+    return products->out.variable_data();  // the result gets a graph, the held tensor none
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     const auto saved = ctx->get_saved_variables();
-    const auto wide = [](const Tensor& t) { return t.to(torch::kFloat32); };
+    const auto dtype = saved[0].scalar_type();
     const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
         wide(grad_outputs[0]), wide(saved[0]), wide(saved[1]), wide(saved[2]), wide(saved[3]),
         saved[4], /*dropout_p=*/0.0, /*is_causal=*/true);
-    return {dq.to(torch::kBFloat16), dk.to(torch::kBFloat16), dv.to(torch::kBFloat16)};
+    return {dq.to(dtype), dk.to(dtype), dv.to(dtype), Tensor()};
+  }
+
+ private:
+  static Tensor wide(const Tensor& t) {
+    return t.to(torch::promote_types(t.scalar_type(), torch::kFloat32));
   }
 };
 
 }  // namespace
 
-Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
+Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                        AttentionProducts* products) {
   if (q.dim() != 4 || k.dim() != 4 || k.sizes() != v.sizes() || q.size(0) != k.size(0) ||
       q.size(3) != k.size(3) || q.size(1) > k.size(1) || q.size(2) % k.size(2) != 0) {
     std::ostringstream text;
@@ -67,9 +75,11 @@ Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
   const Tensor wide_k = groups == 1 ? k : k.repeat_interleave(groups, 2);
   const Tensor wide_v = groups == 1 ? v : v.repeat_interleave(groups, 2);
   const bool whole = queries == keys;
-  if (whole && q.device().is_cpu() && q.scalar_type() == torch::kBFloat16) {
-    return merge_heads(
-        WholeBf16OnCpu::apply(q.transpose(1, 2), wide_k.transpose(1, 2), wide_v.transpose(1, 2)));
+  if (whole && q.device().is_cpu()) {
+    AttentionProducts unheld;
+    return merge_heads(WholeOnCpu::apply(q.transpose(1, 2), wide_k.transpose(1, 2),
+                                         wide_v.transpose(1, 2),
+                                         products != nullptr ? products : &unheld));
   }
   std::optional<Tensor> mask;
   if (!whole && queries > 1) mask = causal_mask(queries, keys, q.device());

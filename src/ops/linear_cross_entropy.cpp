@@ -69,6 +69,16 @@ struct LossAndGradients {
   Tensor loss, hidden, weight;
 };
 
+// total += part, of a narrower dtype. LibTorch first makes a copy of `part` in the wider one: a few
+// rows at a time, it is small (at V = 32,000 and C = 768 it was 94 MiB of a step's peak).
+void add_by_rows(Tensor& total, const Tensor& part) {
+  constexpr int64_t kRows = 2048;
+  for (int64_t begin = 0; begin < total.size(0); begin += kRows) {
+    const int64_t n = std::min(kRows, total.size(0) - begin);
+    total.narrow(0, begin, n).add_(part.narrow(0, begin, n));
+  }
+}
+
 LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                          int64_t chunk_rows, bool want_gradients) {
   const int64_t rows = hidden.size(0);
@@ -92,7 +102,7 @@ LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tenso
     if (result.weight.scalar_type() == logits.scalar_type()) {
       result.weight.addmm_(logits.t(), h);
     } else {
-      result.weight.add_(at::mm(logits.t(), h));
+      add_by_rows(result.weight, at::mm(logits.t(), h));
     }
   }
   result.loss /= count;

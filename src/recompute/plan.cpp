@@ -1,7 +1,8 @@
 #include "crnet/recompute/plan.h"
 
 #include <algorithm>
-#include <cmath>
+#include <charconv>
+#include <map>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
@@ -15,26 +16,26 @@ long as_long(int64_t value) {
   return static_cast<long>(value);
 }
 
-// Blocks per segment so that the anchors and the outputs of one segment are fewest together.
-int64_t replay_stride(int64_t num_blocks) {
-  int64_t best = 1;
-  const auto held = [&](int64_t stride) { return (num_blocks + stride - 1) / stride + stride - 1; };
-  for (int64_t stride = 2; stride <= num_blocks; ++stride) {
-    if (held(stride) < held(best)) best = stride;
+// {4} → "block ".
+const char* blocks_word(const std::vector<int64_t>& blocks) {
+  return blocks.size() == 1 ? "block " : "blocks ";
+}
+
+// {1, 2, 3, 7} → "1-3, 7".
+std::string ranges(const std::vector<int64_t>& blocks) {
+  std::string text;
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    size_t last = i;
+    while (last + 1 < blocks.size() && blocks[last + 1] == blocks[last] + 1) ++last;
+    text += format("%s%ld", text.empty() ? "" : ", ", as_long(blocks[i]));
+    if (last > i) text += format("-%ld", as_long(blocks[last]));
+    i = last;
   }
-  return best;
+  return text;
 }
 
-// Down from the last block, for all but the first: arXiv 2509.18993 wants L ∈ A and 1 ∉ A.
-std::vector<int64_t> inverse_anchors(int64_t num_blocks, int64_t stride) {
-  std::vector<int64_t> anchors;
-  for (int64_t block = num_blocks; block > 1; block -= stride) anchors.push_back(block);
-  if (num_blocks == 1) anchors.push_back(1);
-  return anchors;
-}
-
-// Every segment's first block.
-std::vector<int64_t> replay_anchors(int64_t num_blocks, int64_t stride) {
+// Every `stride`-th block from the first one on.
+std::vector<int64_t> equal_segments(int64_t num_blocks, int64_t stride) {
   std::vector<int64_t> anchors;
   for (int64_t block = 1; block <= num_blocks; block += stride) anchors.push_back(block);
   return anchors;
@@ -68,6 +69,24 @@ void check_anchors(const std::vector<int64_t>& anchors, RecomputeStrategy strate
   }
 }
 
+// Nothing that is set may be silently ignored.
+void check_options(const RecomputeConfig& config) {
+  using enum RecomputeStrategy;
+  const auto refuse = [&](const char* key, const char* expected) {
+    throw UsageError(format("recompute.%s: expected %s where recompute.strategy is %s", key,
+                            expected, enum_name(config.strategy)));
+  };
+  const auto* list = std::get_if<std::vector<int64_t>>(&config.anchors);
+  const bool has_anchors = config.strategy == kInverse || config.strategy == kReplay;
+  if (!has_anchors && (list == nullptr || !list->empty())) refuse("anchors", "nothing");
+  if (config.keep_attention && !has_anchors && config.strategy != kColaM) {
+    refuse("keep_attention", "false");
+  }
+  if (parse_memory_budget(config.memory_budget) > 0 && config.strategy != kAuto) {
+    refuse("memory_budget", "fit");
+  }
+}
+
 std::vector<int64_t> choose_anchors(const RecomputeConfig& config, int64_t num_blocks) {
   const auto* list = std::get_if<std::vector<int64_t>>(&config.anchors);
   if (list != nullptr && !list->empty()) {
@@ -82,10 +101,38 @@ std::vector<int64_t> choose_anchors(const RecomputeConfig& config, int64_t num_b
   if (config.strategy == RecomputeStrategy::kInverse) {
     return inverse_anchors(num_blocks, stride != nullptr ? *stride : kInverseStride);
   }
-  return replay_anchors(num_blocks, stride != nullptr ? *stride : replay_stride(num_blocks));
+  return stride != nullptr ? equal_segments(num_blocks, *stride)
+                           : replay_anchors(num_blocks, least_held_outputs(num_blocks));
 }
 
 }  // namespace
+
+std::vector<int64_t> inverse_anchors(int64_t num_blocks, int64_t stride) {
+  std::vector<int64_t> anchors;
+  for (int64_t block = num_blocks; block > 1; block -= stride) anchors.push_back(block);
+  if (num_blocks == 1) anchors.push_back(1);
+  std::reverse(anchors.begin(), anchors.end());
+  return anchors;
+}
+
+int64_t least_held_outputs(int64_t num_blocks) {
+  int64_t held = 1;
+  while (held * (held + 1) / 2 < num_blocks) ++held;
+  return held;
+}
+
+std::vector<int64_t> replay_anchors(int64_t num_blocks, int64_t held) {
+  const int64_t segments =
+      std::min(num_blocks, std::max(held, least_held_outputs(num_blocks)));  // one anchor each
+  std::vector<int64_t> anchors;
+  int64_t next = 1;
+  for (int64_t below = 0; below < segments; ++below) {
+    anchors.push_back(next);
+    const int64_t left_for_others = segments - below - 1;  // a block each
+    next += std::min(segments - below, num_blocks - (next - 1) - left_for_others);
+  }
+  return anchors;
+}
 
 bool RecomputePlan::is_active() const {
   return std::any_of(blocks.begin(), blocks.end(), [](const BlockPlan& b) { return !b.graph; });
@@ -94,9 +141,11 @@ bool RecomputePlan::is_active() const {
 RecomputePlan make_plan(const RecomputeConfig& config, int64_t num_blocks) {
   RecomputePlan plan;
   plan.max_amplification = config.max_amplification;
+  check_options(config);
   const auto L = static_cast<size_t>(num_blocks);
   switch (config.strategy) {
     case RecomputeStrategy::kNone:
+    case RecomputeStrategy::kAuto:
       plan.blocks.assign(L, {.graph = true});
       break;
     case RecomputeStrategy::kFull:
@@ -115,7 +164,49 @@ RecomputePlan make_plan(const RecomputeConfig& config, int64_t num_blocks) {
       }
       break;
   }
+  for (auto& block : plan.blocks) block.attention = config.keep_attention && block.products;
   return plan;
+}
+
+std::string describe(const RecomputePlan& plan) {
+  if (!plan.is_active()) return "everything kept";
+  std::vector<int64_t> graphs, again, rebuilt, anchors;
+  bool attention = false;
+  for (size_t i = 0; i < plan.blocks.size(); ++i) {
+    const BlockPlan& block = plan.blocks[i];
+    const auto number = static_cast<int64_t>(i) + 1;
+    (block.graph ? graphs : block.products ? rebuilt : again).push_back(number);
+    if (block.products && block.outputs) anchors.push_back(number);
+    attention = attention || block.attention;
+  }
+  std::vector<std::string> parts;
+  if (!rebuilt.empty())
+    parts.push_back(blocks_word(rebuilt) + ranges(rebuilt) + " rebuilt from X A");
+  if (!anchors.empty()) {
+    parts.back() += " and Y of " + ranges(anchors) + (plan.inverts ? ", inverted" : ", replayed");
+  }
+  if (attention) parts.back() += ", attention kept";
+  if (!again.empty()) parts.push_back(blocks_word(again) + ranges(again) + " run again");
+  if (!graphs.empty()) parts.push_back(blocks_word(graphs) + ranges(graphs) + " kept");
+  std::string text;
+  for (const auto& part : parts) text += (text.empty() ? "" : "; ") + part;
+  return text;
+}
+
+int64_t parse_memory_budget(const std::string& text) {
+  if (text == "fit") return 0;
+  static const std::map<std::string, double> kUnits = {
+      {"", 1},      {"B", 1},        {"kB", 1e3},     {"KB", 1e3},     {"MB", 1e6},    {"GB", 1e9},
+      {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  const std::string unit(*end == ' ' ? end + 1 : end);
+  const auto factor = kUnits.find(unit);
+  if (error != std::errc() || factor == kUnits.end() || !(number * factor->second >= 1) ||
+      number * factor->second > 1e18) {
+    throw UsageError("recompute.memory_budget: expected fit, or a size such as 60GiB, got " + text);
+  }
+  return static_cast<int64_t>(number * factor->second);
 }
 
 }  // namespace crnet

@@ -82,6 +82,8 @@ void StackRun::keep(size_t block, const BlockState& below, const BlockState& abo
     const bool may_start_replay = block == 0 && plan.inverts && !above.outputs.empty();
     if (!plan.blocks[block].outputs && !may_start_replay) kept.products.y.reset();
   }
+  if (plan.blocks[block].attention) return;
+  for (auto& attention : records_[block].tape.attentions) attention = {};
 }
 
 void StackRun::hold_outputs(size_t block, const BlockState& above) {
@@ -151,11 +153,9 @@ bool StackRun::is_replayed(size_t block, size_t projection) const {
 // The outputs of `block`, from those of the block above (which has just been rebuilt and still
 // holds its own) or from the nearest below.
 void StackRun::rebuild_outputs(size_t block) {
-  bool rebuilt = false;
   for (size_t i = 0; i < records_[block].tape.entries.size(); ++i) {
     Tensor& y = output(block, i);
-    if (y.defined()) continue;
-    rebuilt = true;
+    if (y.defined()) continue;  // a replay of a block above has rebuilt it on its way
     if (is_replayed(block, i)) {
       replay_up_to(block, i);
     } else {
@@ -163,7 +163,7 @@ void StackRun::rebuild_outputs(size_t block) {
       y = invert_low_rank_residual(above.products.low, above.B, above.products.y, c_[block + 1][i]);
     }
   }
-  if (rebuilt && static_cast<int64_t>(block) + 1 == checked_block) measure_drift(block);
+  if (static_cast<int64_t>(block) + 1 == checked_block && !truth_.empty()) measure_drift(block);
 }
 
 void StackRun::replay_up_to(size_t block, size_t projection) {
@@ -243,6 +243,7 @@ void StackRun::release(size_t block) {
   Record& record = records_[block];
   record.hidden.reset();
   for (auto& e : record.tape.entries) e = {};
+  for (auto& attention : record.tape.attentions) attention = {};
 }
 
 }  // namespace crnet

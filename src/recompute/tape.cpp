@@ -10,24 +10,34 @@ namespace {
 
 thread_local Tape* running = nullptr;
 
+// The entry at `position`, which moves on.
+template <class Entry>
+Entry* take(std::vector<Entry>& entries, size_t& position, bool grows, const char* what) {
+  if (grows) entries.emplace_back();
+  if (position == entries.size()) {
+    throw Error(
+        format("[recompute] expected a block to call the %zu %s of its forward pass again, got one "
+               "more",
+               entries.size(), what));
+  }
+  return &entries[position++];
+}
+
 }  // namespace
 
 TapeEntry* Tape::next() {
   if (running == nullptr) return nullptr;
-  Tape& tape = *running;
-  if (tape.grows_) tape.entries.emplace_back();
-  if (tape.position_ == tape.entries.size()) {
-    throw Error(format(
-        "[recompute] expected a block to call the %zu projections of its forward pass again, "
-        "got one more",
-        tape.entries.size()));
-  }
-  return &tape.entries[tape.position_++];
+  return take(running->entries, running->position_, running->grows_, "projections");
+}
+
+AttentionProducts* Tape::next_attention() {
+  if (running == nullptr) return nullptr;
+  return take(running->attentions, running->attention_position_, running->grows_, "attentions");
 }
 
 Tape::Run::Run(Tape& tape) : outer_(std::exchange(running, &tape)) {
-  tape.position_ = 0;
-  tape.grows_ = tape.entries.empty();
+  tape.position_ = tape.attention_position_ = 0;
+  tape.grows_ = tape.entries.empty() && tape.attentions.empty();
 }
 
 Tape::Run::~Run() {

@@ -8,15 +8,15 @@
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"
 #include "crnet/core/format.h"
-#include "train/loss_plot_axis.h"
+#include "train/plot_axis.h"
+#include "train/svg.h"
 
 namespace crnet {
 namespace {
 
-using detail::Axis;
+using detail::Axis, detail::dot, detail::line, detail::text_at;
+using detail::kBottom, detail::kHeight, detail::kLeft, detail::kRight, detail::kTop;
 
-constexpr double kWidth = 800, kHeight = 450;
-constexpr double kLeft = 62, kRight = 776, kTop = 76, kBottom = 398;  // of the plot's frame
 constexpr double kRatioForLogarithm = 20;
 constexpr int kTicks = 7;
 
@@ -119,42 +119,6 @@ Points thin(const Points& points, const Axis& x) {
   return kept;
 }
 
-std::string escape(const std::string& text) {
-  std::string escaped;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        escaped += "&amp;";
-        break;
-      case '<':
-        escaped += "&lt;";
-        break;
-      case '>':
-        escaped += "&gt;";
-        break;
-      default:
-        escaped += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
-    }
-  }
-  return escaped;
-}
-
-std::string text_at(double x, double y, const char* style, const std::string& text) {
-  return format("<text x=\"%.1f\" y=\"%.1f\" %s>%s</text>\n", x, y, style, escape(text).c_str());
-}
-
-std::string line(double x1, double y1, double x2, double y2, const char* colour) {
-  return format("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\"/>\n", x1, y1,
-                x2, y2, colour);
-}
-
-std::string dot(double x, double y, const char* colour) {
-  return format(
-      "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"4\" fill=\"%s\" stroke=\"#ffffff\" "
-      "stroke-width=\"1.5\"/>\n",
-      x, y, colour);
-}
-
 std::string axes(const Plot& plot) {
   constexpr const char *kGrid = "#e6e8eb", *kFrame = "#8a9099";
   constexpr const char* kRightAligned = "text-anchor=\"end\" class=\"tick\"";
@@ -242,24 +206,12 @@ std::string legend(const Plot& plot) {
   return svg;
 }
 
-std::string head(const std::string& title) {
-  return format(
-             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" "
-             "width=\"%.0f\" height=\"%.0f\" font-family=\"system-ui, -apple-system, 'Segoe "
-             "UI', 'DejaVu Sans', sans-serif\">\n<style>.title{font-size:16px;font-weight:600;"
-             "fill:#1f2328}.legend{font-size:12px;fill:#3d444d}.tick{font-size:12px;"
-             "fill:#59636e}</style>\n<rect width=\"100%%\" height=\"100%%\" fill=\"#ffffff\"/>"
-             "\n",
-             kWidth, kHeight, kWidth, kHeight) +
-         text_at(kLeft, 30, "class=\"title\"", title);
-}
-
 }  // namespace
 
 std::string render_loss_svg(const LossCurve& curve, const std::string& title) {
   check_lengths(curve);
   const Plot plot = lay_out(curve);
-  std::string svg = head(title) + axes(plot);
+  std::string svg = detail::svg_head(title) + axes(plot);
   if (plot.empty) {
     svg += text_at((kLeft + kRight) / 2, (kTop + kBottom) / 2,
                    "text-anchor=\"middle\" class=\"legend\"", "no loss yet");

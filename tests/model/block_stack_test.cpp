@@ -66,7 +66,7 @@ BlockState as_it_is(StrangersBlock& block, const BlockState& below) {
 RecomputePlan plan_of(RecomputeStrategy strategy) {
   RecomputeConfig config;
   config.strategy = strategy;
-  config.anchors = int64_t{3};
+  if (strategy != RecomputeStrategy::kFull) config.anchors = int64_t{3};
   return make_plan(config, kBlocks);
 }
 

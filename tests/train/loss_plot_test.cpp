@@ -9,7 +9,7 @@
 
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"
-#include "train/loss_plot_axis.h"
+#include "train/plot_axis.h"
 
 namespace crnet {
 namespace {

@@ -52,6 +52,20 @@ struct LoadedConfig {
     Config copy = config;
     return config_problem(bind_fields(copy), origins, path, key, text);
   }
+
+  /// Calls `check`, which throws UsageError whose text starts with the key at fault; the file and
+  /// line are put before it.
+  template <class Check>
+  auto located(const Check& check) const {
+    try {
+      return check();
+    } catch (const UsageError& error) {
+      const std::string text = error.what();
+      const size_t colon = text.find(": ");
+      if (colon == std::string::npos) throw;
+      throw UsageError(problem(text.substr(0, colon), text.substr(colon + 2)));
+    }
+  }
 };
 
 /// Reads, overrides and validates. Config has visit_fields, and validate() that throws UsageError
@@ -62,14 +76,7 @@ template <class Config>
   LoadedConfig<Config> loaded;
   loaded.path = path;
   loaded.origins = load_fields(bind_fields(loaded.config), path, overrides);
-  try {
-    loaded.config.validate();
-  } catch (const UsageError& error) {
-    const std::string text = error.what();
-    const size_t colon = text.find(": ");
-    if (colon == std::string::npos) throw;
-    throw UsageError(loaded.problem(text.substr(0, colon), text.substr(colon + 2)));
-  }
+  loaded.located([&] { loaded.config.validate(); });
   return loaded;
 }
 

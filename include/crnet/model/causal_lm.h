@@ -61,8 +61,11 @@ class CausalLMImpl : public torch::nn::Module {
   [[nodiscard]] const ModelConfig& config() const { return config_; }
 
   /// Activations are kept or rebuilt as `config` says, from the next forward pass on. Throws
-  /// UsageError ("recompute.strategy: expected …") where it does not fit the model.
+  /// UsageError ("recompute.strategy: expected …") where it does not fit the model. Strategy auto
+  /// keeps everything: the plan that it chooses comes from choose_plan (train/planner.h).
   void set_recompute(const RecomputeConfig& config);
+  /// Throws Error where the plan is of another number of blocks.
+  void set_recompute(RecomputePlan plan);
   [[nodiscard]] BlockStack& stack() { return model_->stack; }
   [[nodiscard]] const BlockStack& stack() const { return model_->stack; }
 

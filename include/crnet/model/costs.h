@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "crnet/model/config.h"
+#include "crnet/recompute/plan.h"
 
 namespace crnet {
 
@@ -20,6 +21,9 @@ struct ParameterCounts {
 };
 ParameterCounts count_parameters(const ModelConfig& config);
 
+/// Weights of the seven projections of block `layer` (from 0), β not included.
+int64_t count_block_weights(const ModelConfig& config, int64_t layer);
+
 /// FLOPs of matrix products per token, at 2 per multiply-add; element-wise work is not counted.
 struct FlopCounts {
   double projections = 0;  ///< forward, all blocks
@@ -30,6 +34,15 @@ struct FlopCounts {
   [[nodiscard]] double training() const { return 3 * forward(); }
 };
 FlopCounts count_flops(const ModelConfig& config, int64_t sequence_length);
+
+/// FLOPs per token that the backward pass does again under a plan, as FlopCounts counts them.
+struct RecomputeCounts {
+  double projections = 0;
+  double attention = 0;
+  [[nodiscard]] double total() const { return projections + attention; }
+};
+RecomputeCounts count_recompute(const ModelConfig& config, int64_t sequence_length,
+                                const RecomputePlan& plan);
 
 /// The same shape at full rank: what a low-rank model is compared with.
 ModelConfig dense_equivalent(const ModelConfig& config);

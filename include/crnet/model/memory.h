@@ -14,20 +14,35 @@ struct StepShape {
   int64_t sequence_length = 1;   ///< T
   bool bf16 = true;              ///< activations in bf16, else in fp32
   RecomputePlan recompute = {};  ///< no blocks: everything is kept
+  bool accumulates = false;      ///< gradients of a former micro-batch are there
+};
+
+/// Bytes that the forward pass keeps for the backward pass, by kind.
+struct ActivationCounts {
+  int64_t inputs = 0;     ///< hidden inputs of rebuilt blocks
+  int64_t products = 0;   ///< X A of rebuilt blocks
+  int64_t outputs = 0;    ///< Y of anchors
+  int64_t attention = 0;  ///< kept results of attention in rebuilt blocks, and their log-sum-exp
+  int64_t graphs = 0;     ///< everything of the other blocks
+  int64_t head = 0;       ///< the final norm's input, and the gradient at its result
+  [[nodiscard]] int64_t total() const {
+    return inputs + products + outputs + attention + graphs + head;
+  }
 };
 
 /// Bytes. Weights, gradients and moments are fp32.
 struct MemoryCounts {
   int64_t weights = 0;
-  int64_t gradients = 0;      ///< when the backward pass is done
-  int64_t optimizer = 0;      ///< two moments of AdamW
-  int64_t weight_copies = 0;  ///< bf16 copies that the backward pass reads
-  int64_t activations = 0;  ///< what the forward pass keeps for the backward pass, per micro-batch
-  int64_t head_gradient = 0;  ///< made in the forward pass (linear_cross_entropy), then a gradient
-  int64_t logits_chunk = 0;   ///< held while one chunk of tokens passes the head
-  /// At the end of the forward pass, where most is held: everything but the logits, with the
-  /// gradients of a former micro-batch where there is one.
-  [[nodiscard]] int64_t total(bool accumulates) const;
+  int64_t gradients = 0;         ///< when the backward pass is done
+  int64_t optimizer = 0;         ///< two moments of AdamW
+  int64_t weight_copies = 0;     ///< bf16 copies that the backward pass reads
+  ActivationCounts activations;  ///< per micro-batch
+  int64_t rebuilt_outputs = 0;   ///< most of Y that the backward pass holds beside the anchors
+  int64_t working_set = 0;       ///< most of a block's graph and of gradients on their way, with
+                                 ///< rebuilt_outputs
+  int64_t head_gradient = 0;     ///< made in the forward pass (linear_cross_entropy)
+  int64_t logits_chunk = 0;      ///< held while one chunk of tokens passes the head
+  int64_t peak = 0;              ///< most at any moment of a step, an estimate
 };
 MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape);
 

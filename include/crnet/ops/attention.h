@@ -5,12 +5,22 @@
 
 namespace crnet {
 
+/// What attention's backward pass needs besides q, k and v.
+struct AttentionProducts {
+  torch::Tensor out;          ///< [B, H, T, D]
+  torch::Tensor log_sum_exp;  ///< [B, H, T], fp32 at least: of each query's scores
+};
+
 /// softmax(q kᵀ / √D) v, each query seeing the keys up to its own position; the last query stands
 /// at the last key. q [B, T, H, D]; k and v [B, S, G, D] with S ≥ T and H a multiple of G
 /// (grouped-query attention: query head h reads key head h / (H/G)). Result [B, T, H·D]. LibTorch's
 /// fused kernels (flash attention) do the work.
+///
+/// Where `products` is given and defined, it is believed and attention is not run; where it is
+/// undefined, what was computed is left there, without a graph. On CUDA, and where S > T, it is not
+/// looked at.
 torch::Tensor causal_attention(const torch::Tensor& q, const torch::Tensor& k,
-                               const torch::Tensor& v);
+                               const torch::Tensor& v, AttentionProducts* products = nullptr);
 
 namespace plain {
 /// The same with the whole [B, H, T, S] matrix of weights.

@@ -6,6 +6,7 @@
 
 #include <vector>
 
+#include "crnet/ops/attention.h"
 #include "crnet/ops/low_rank_residual.h"
 
 namespace crnet {
@@ -20,16 +21,19 @@ struct TapeEntry {
   torch::Tensor y_prev;  ///< what it was called with
 };
 
-/// The entries of one block, in the order in which its projections were called. While a tape runs
-/// in this thread, every CRNetLayer and CoLALayer that is called takes its next entry: what the
-/// entry holds is not computed again, what it lacks is computed and left there.
+/// The entries of one block, in the order in which its projections and attentions were called.
+/// While a tape runs in this thread, every CRNetLayer and CoLALayer that is called takes its next
+/// entry, and so may attention: what the entry holds is not computed again, what it lacks is
+/// computed and left there.
 class Tape {
  public:
   /// The entry for the projection that is being called; nullptr where no tape runs.
   [[nodiscard]] static TapeEntry* next();
+  /// The same for attention.
+  [[nodiscard]] static AttentionProducts* next_attention();
 
-  /// Runs a tape from its first entry on, for as long as it lives. An empty tape grows with each
-  /// call; one with entries throws Error at a call too many.
+  /// Runs a tape from its first entry on, for as long as it lives. A tape that never ran grows with
+  /// each call; one that did throws Error at a call too many.
   class Run {
    public:
     explicit Run(Tape& tape);
@@ -42,9 +46,10 @@ class Tape {
   };
 
   std::vector<TapeEntry> entries;
+  std::vector<AttentionProducts> attentions;
 
  private:
-  size_t position_ = 0;
+  size_t position_ = 0, attention_position_ = 0;
   bool grows_ = true;
 };
 

@@ -1,4 +1,4 @@
-#include "train/loss_plot_axis.h"
+#include "train/plot_axis.h"
 
 #include <algorithm>
 #include <cmath>

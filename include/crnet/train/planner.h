@@ -1,0 +1,51 @@
+// What the strategies of recomputation cost a run, and the cheapest that fits into its memory.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "crnet/model/memory.h"
+#include "crnet/train/machine_rates.h"
+#include "crnet/train/run_config.h"
+
+namespace crnet {
+
+/// A plan and what it is expected to cost.
+struct PlanEstimate {
+  std::string name;  ///< a strategy's, or "auto"
+  RecomputePlan plan;
+  MemoryCounts memory;
+  double recompute_share = 0;  ///< FLOPs done again, as a part of the step's without them
+  double seconds = 0;          ///< forward and backward pass of one micro-batch
+};
+
+/// Everything that a plan's cost depends on.
+struct PlannerInput {
+  RunConfig config;
+  bool bf16 = true;
+  MachineRates rates;
+};
+
+[[nodiscard]] PlanEstimate estimate_plan(const PlannerInput& input, RecomputePlan plan,
+                                         std::string name);
+
+/// The strategies that the architecture has, as they are without options, "none" first.
+[[nodiscard]] std::vector<PlanEstimate> estimate_strategies(const PlannerInput& input);
+
+/// The plans that no other beats in both peak memory and time, least memory first, at most
+/// `count` of them. Plans differ in how many blocks, from the top, keep their graphs (those are
+/// needed first and go first), how the others are rebuilt, from how many anchors, and whether
+/// attention's results are kept. Those that invert by more than recompute.max_amplification at the
+/// initial β are left out.
+[[nodiscard]] std::vector<PlanEstimate> plan_front(const PlannerInput& input, size_t count = 12);
+
+/// The fastest plan whose peak is at most `budget` bytes; one that inverts only where no exact one
+/// fits. Throws UsageError ("recompute.memory_budget: expected …") that says what would fit.
+[[nodiscard]] PlanEstimate choose_plan(const PlannerInput& input, int64_t budget);
+
+/// recompute.memory_budget in bytes; "fit" is 95 % of what the device has free now (on a CPU: what
+/// Linux says is available).
+[[nodiscard]] int64_t resolve_memory_budget(const std::string& budget, torch::Device device);
+
+}  // namespace crnet

@@ -1,0 +1,16 @@
+// The part of `crnet plan` that compares ways to keep activations.
+#pragma once
+
+#include <string>
+
+#include "crnet/config/load.h"
+#include "crnet/train/planner.h"
+
+namespace crnet {
+
+/// Prints every strategy and the plans between them, and what strategy auto would choose; draws
+/// them into `plot` unless it is empty. Throws UsageError where recompute.memory_budget cannot be
+/// met.
+void print_recompute(const LoadedConfig<RunConfig>& loaded, const std::string& plot);
+
+}  // namespace crnet

@@ -1,0 +1,122 @@
+#include "crnet/train/plan_plot.h"
+
+#include <algorithm>
+
+#include "crnet/core/error.h"
+#include "crnet/core/file.h"
+#include "crnet/core/format.h"
+#include "train/plot_axis.h"
+#include "train/svg.h"
+
+namespace crnet {
+namespace {
+
+using detail::Axis, detail::dot, detail::line, detail::text_at;
+using detail::kBottom, detail::kHeight, detail::kLeft, detail::kRight, detail::kTop;
+
+constexpr int kTicks = 7;
+constexpr const char *kFrontColour = "#1c5cab", *kStrategyColour = "#e0701b";
+constexpr const char *kGrid = "#e6e8eb", *kFrame = "#8a9099";
+
+struct Point {
+  double memory = 0, time = 0;  // GiB; percent more than the first strategy
+};
+
+struct Plot {
+  double base_seconds = 1;
+  Axis x, y;
+
+  [[nodiscard]] Point point(const PlanEstimate& estimate) const {
+    return {static_cast<double>(estimate.memory.peak) / 0x1p30,
+            100 * (estimate.seconds / base_seconds - 1)};
+  }
+  void include(const std::vector<PlanEstimate>& estimates) {
+    for (const auto& estimate : estimates) {
+      const Point p = point(estimate);
+      x.low = std::min(x.low, p.memory);
+      x.high = std::max(x.high, p.memory);
+      y.low = std::min(y.low, p.time);
+      y.high = std::max(y.high, p.time);
+    }
+  }
+};
+
+Plot lay_out(const std::vector<PlanEstimate>& strategies, const std::vector<PlanEstimate>& front) {
+  Plot plot;
+  plot.base_seconds = strategies.front().seconds;
+  const Point first = plot.point(strategies.front());
+  plot.x = {first.memory, first.memory, kLeft, kRight};
+  plot.y = {0, 0, kBottom, kTop};
+  plot.include(strategies);
+  plot.include(front);
+  detail::widen_to_ticks(plot.x, kTicks);
+  detail::widen_to_ticks(plot.y, kTicks);
+  return plot;
+}
+
+std::string axes(const Plot& plot) {
+  constexpr const char* kRightAligned = "text-anchor=\"end\" class=\"tick\"";
+  constexpr const char* kCentred = "text-anchor=\"middle\" class=\"tick\"";
+  std::string svg;
+  for (const double tick : plot.y.ticks(kTicks)) {
+    const double y = plot.y.position(tick);
+    svg += line(kLeft, y, kRight, y, kGrid);
+    svg += text_at(kLeft - 8, y + 4, kRightAligned, detail::tick_label(tick));
+  }
+  for (const double tick : plot.x.ticks(kTicks)) {
+    const double x = plot.x.position(tick);
+    svg += line(x, kTop, x, kBottom, kGrid) + line(x, kBottom, x, kBottom + 4, kFrame);
+    svg += text_at(x, kBottom + 19, kCentred, detail::tick_label(tick));
+  }
+  svg += line(kLeft, kBottom, kRight, kBottom, kFrame) + line(kLeft, kTop, kLeft, kBottom, kFrame);
+  svg += text_at((kLeft + kRight) / 2, kHeight - 12, kCentred, "peak memory (GiB)");
+  svg += format("<text transform=\"translate(18 %.1f) rotate(-90)\" %s>time added (%%)</text>\n",
+                (kTop + kBottom) / 2, kCentred);
+  return svg;
+}
+
+std::string front_line(const Plot& plot, const std::vector<PlanEstimate>& front) {
+  std::string path, dots;
+  for (const auto& estimate : front) {
+    const Point p = plot.point(estimate);
+    const double x = plot.x.position(p.memory), y = plot.y.position(p.time);
+    path += format("%s%.1f %.1f", path.empty() ? "M" : "L", x, y);
+    dots += dot(x, y, kFrontColour);
+  }
+  return format("<path d=\"%s\" fill=\"none\" stroke=\"%s\" stroke-width=\"1.8\"/>\n", path.c_str(),
+                kFrontColour) +
+         dots;
+}
+
+// A name to the right of its dot, or to the left where there is no room.
+std::string named_dot(const Plot& plot, const PlanEstimate& estimate) {
+  const Point p = plot.point(estimate);
+  const double x = plot.x.position(p.memory), y = plot.y.position(p.time);
+  const bool fits = x < kRight - 70;
+  return dot(x, y, kStrategyColour) +
+         text_at(fits ? x + 8 : x - 8, y - 8,
+                 fits ? "class=\"legend\"" : "text-anchor=\"end\" class=\"legend\"", estimate.name);
+}
+
+}  // namespace
+
+std::string render_plan_svg(const std::vector<PlanEstimate>& strategies,
+                            const std::vector<PlanEstimate>& front, const std::string& title) {
+  if (strategies.empty()) throw Error("[plan plot] expected at least one strategy, got none");
+  const Plot plot = lay_out(strategies, front);
+  std::string svg = detail::svg_head(title) + axes(plot);
+  svg += dot(kLeft + 10, 54, kFrontColour) +
+         text_at(kLeft + 20, 58, "class=\"legend\"", "plans that no other beats");
+  svg += dot(kLeft + 200, 54, kStrategyColour) +
+         text_at(kLeft + 210, 58, "class=\"legend\"", "strategies without options");
+  svg += front_line(plot, front);
+  for (const auto& strategy : strategies) svg += named_dot(plot, strategy);
+  return svg + "</svg>\n";
+}
+
+void write_plan_svg(const std::filesystem::path& path, const std::vector<PlanEstimate>& strategies,
+                    const std::vector<PlanEstimate>& front, const std::string& title) {
+  write_text_atomic(path, render_plan_svg(strategies, front, title));
+}
+
+}  // namespace crnet

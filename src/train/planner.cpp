@@ -1,0 +1,226 @@
+#include "crnet/train/planner.h"
+
+#include <c10/core/CachingDeviceAllocator.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <limits>
+
+#include "crnet/core/error.h"
+#include "crnet/core/format.h"
+#include "crnet/model/causal_lm.h"
+#include "crnet/model/costs.h"
+#include "train/step_time.h"
+
+namespace crnet {
+namespace {
+
+constexpr double kShareOfFree = 0.95;  // the rest: what LibTorch's kernels take for themselves
+
+StepShape step_shape(const PlannerInput& input, RecomputePlan plan) {
+  const RunConfig& config = input.config;
+  return {config.train.micro_batch, config.data.sequence_length, input.bf16, std::move(plan),
+          config.accumulation_steps() > 1};
+}
+
+RecomputePlan plan_of(RecomputeStrategy strategy, const ModelConfig& model) {
+  RecomputeConfig config;
+  config.strategy = strategy;
+  return make_plan(config, model);
+}
+
+// The lowest `rebuilt` blocks as `block` says, with Y of anchors kept; graphs above.
+RecomputePlan mixed_plan(const PlannerInput& input, int64_t rebuilt, BlockPlan block,
+                         const std::vector<int64_t>& anchors, bool inverts) {
+  RecomputePlan plan;
+  plan.inverts = inverts;
+  plan.max_amplification = input.config.recompute.max_amplification;
+  plan.blocks.assign(static_cast<size_t>(input.config.model.num_layers), {.graph = true});
+  std::fill_n(plan.blocks.begin(), rebuilt, block);
+  for (const int64_t anchor : anchors) plan.blocks[static_cast<size_t>(anchor - 1)].outputs = true;
+  // The graph of the block above holds them in any case.
+  const bool has_outputs = input.config.model.architecture == Architecture::kCRNet;
+  if (has_outputs && rebuilt < input.config.model.num_layers) {
+    plan.blocks[static_cast<size_t>(rebuilt - 1)].outputs = true;
+  }
+  return plan;
+}
+
+constexpr int64_t kLongestInversion = 8;  // longer ones were not measured (docs/recomputation.md)
+
+// Whether inversion over `stride` blocks stays within the bound while β is what it starts with.
+bool may_invert(const PlannerInput& input, int64_t stride) {
+  const double c = std::abs(input.config.model.beta_init) + input.config.model.beta_epsilon;
+  return std::pow(1 / c, static_cast<double>(stride - 1)) <=
+         input.config.recompute.max_amplification;
+}
+
+void add_crnet_plans(const PlannerInput& input, int64_t rebuilt, bool attention,
+                     std::vector<RecomputePlan>& plans) {
+  const BlockPlan block{.products = true, .attention = attention};
+  for (int64_t held = least_held_outputs(rebuilt); held <= rebuilt; ++held) {
+    plans.push_back(mixed_plan(input, rebuilt, block, replay_anchors(rebuilt, held), false));
+  }
+  const int64_t longest = std::min(rebuilt, kLongestInversion);
+  for (int64_t stride = 2; stride <= longest && may_invert(input, stride); ++stride) {
+    plans.push_back(mixed_plan(input, rebuilt, block, inverse_anchors(rebuilt, stride), true));
+  }
+}
+
+// Every plan that is looked at.
+std::vector<RecomputePlan> candidates(const PlannerInput& input) {
+  const ModelConfig& model = input.config.model;
+  std::vector<RecomputePlan> plans = {plan_of(RecomputeStrategy::kNone, model)};
+  for (int64_t rebuilt = 1; rebuilt <= model.num_layers; ++rebuilt) {
+    for (const bool attention : {false, true}) {
+      if (model.architecture == Architecture::kCRNet) {
+        add_crnet_plans(input, rebuilt, attention, plans);
+      } else if (model.architecture == Architecture::kCoLA) {
+        plans.push_back(
+            mixed_plan(input, rebuilt, {.products = true, .attention = attention}, {}, false));
+      }
+    }
+    if (model.architecture == Architecture::kCRNet) continue;  // X A is smaller than Y: see docs
+    plans.push_back(mixed_plan(input, rebuilt, {}, {}, false));
+  }
+  return plans;
+}
+
+std::vector<PlanEstimate> estimate_all(const PlannerInput& input) {
+  std::vector<PlanEstimate> estimates;
+  for (auto& plan : candidates(input)) {
+    estimates.push_back(estimate_plan(input, std::move(plan), "auto"));
+  }
+  return estimates;
+}
+
+// The fastest that fits; nullptr where none does.
+const PlanEstimate* fastest(const std::vector<PlanEstimate>& estimates, int64_t budget,
+                            bool inverts) {
+  const PlanEstimate* best = nullptr;
+  for (const auto& estimate : estimates) {
+    if (estimate.memory.peak > budget || estimate.plan.inverts != inverts) continue;
+    if (best == nullptr || estimate.seconds < best->seconds) best = &estimate;
+  }
+  return best;
+}
+
+int64_t least_peak(const PlannerInput& input) {
+  int64_t least = std::numeric_limits<int64_t>::max();
+  for (const auto& estimate : estimate_all(input)) {
+    least = std::min(least, estimate.memory.peak);
+  }
+  return least;
+}
+
+std::string bytes(int64_t count) {
+  return format_bytes(static_cast<double>(count));
+}
+
+// "train.micro_batch 8 -> 4 fits in 57.1 GiB"
+std::string remedy(const PlannerInput& input, int64_t budget) {
+  const int64_t now = input.config.train.micro_batch;
+  PlannerInput smaller = input;
+  if (smaller.config.train.global_batch_tokens == 0) {  // the update stays of the same size
+    smaller.config.train.global_batch_tokens = input.config.micro_batch_tokens();
+  }
+  int64_t least = 0;
+  for (int64_t micro = now - 1; micro >= 1; --micro) {
+    if (now % micro != 0) continue;
+    smaller.config.train.micro_batch = micro;
+    least = least_peak(smaller);
+    if (least > budget) continue;
+    const std::string keep =
+        input.config.train.global_batch_tokens > 0
+            ? ""
+            : format(" (with train.global_batch_tokens %ld, the update stays the same)",
+                     static_cast<long>(smaller.config.train.global_batch_tokens));
+    return format("train.micro_batch %ld -> %ld fits in %s", static_cast<long>(now),
+                  static_cast<long>(micro), bytes(least).c_str()) +
+           keep;
+  }
+  if (now == 1) return "a shorter data.sequence_length or a smaller model needs less";
+  return "even train.micro_batch 1 needs " + bytes(least) + "; a smaller model needs less";
+}
+
+int64_t available_on_cpu() {
+  std::ifstream file("/proc/meminfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("MemAvailable:")) return std::stoll(line.substr(13)) * 1024;
+  }
+  throw Error(
+      "[recompute] expected MemAvailable in /proc/meminfo, got none; set "
+      "recompute.memory_budget to a size");
+}
+
+}  // namespace
+
+PlanEstimate estimate_plan(const PlannerInput& input, RecomputePlan plan, std::string name) {
+  const StepShape shape = step_shape(input, std::move(plan));
+  const ModelConfig& model = input.config.model;
+  PlanEstimate estimate;
+  estimate.name = std::move(name);
+  estimate.plan = shape.recompute;
+  estimate.memory = count_memory(model, shape);
+  estimate.recompute_share =
+      count_recompute(model, shape.sequence_length, shape.recompute).total() /
+      count_flops(model, shape.sequence_length).training();
+  estimate.seconds = predict_seconds(model, shape, input.rates);
+  return estimate;
+}
+
+std::vector<PlanEstimate> estimate_strategies(const PlannerInput& input) {
+  using enum RecomputeStrategy;
+  const ModelConfig& model = input.config.model;
+  std::vector<RecomputeStrategy> strategies = {kNone, kFull};
+  if (model.architecture == Architecture::kCRNet) strategies = {kNone, kFull, kInverse, kReplay};
+  if (model.architecture == Architecture::kCoLA) strategies.push_back(kColaM);
+  std::vector<PlanEstimate> estimates;
+  for (const auto strategy : strategies) {
+    estimates.push_back(estimate_plan(input, plan_of(strategy, model), enum_name(strategy)));
+  }
+  return estimates;
+}
+
+std::vector<PlanEstimate> plan_front(const PlannerInput& input, size_t count) {
+  auto estimates = estimate_all(input);
+  std::sort(estimates.begin(), estimates.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.memory.peak, a.seconds) < std::pair(b.memory.peak, b.seconds);
+  });
+  std::vector<PlanEstimate> front;
+  for (auto& estimate : estimates) {
+    if (front.empty() || estimate.seconds < front.back().seconds) front.push_back(estimate);
+  }
+  if (front.size() <= count) return front;
+  std::vector<PlanEstimate> thinned;
+  for (size_t i = 0; i < count; ++i) {
+    thinned.push_back(front[i * (front.size() - 1) / (count - 1)]);
+  }
+  return thinned;
+}
+
+PlanEstimate choose_plan(const PlannerInput& input, int64_t budget) {
+  const auto estimates = estimate_all(input);
+  for (const bool inverts : {false, true}) {
+    if (const auto* best = fastest(estimates, budget, inverts)) return *best;
+  }
+  throw UsageError(
+      format("recompute.memory_budget: expected at least %s, the least that a plan needs at "
+             "train.micro_batch %ld, got %s; %s",
+             bytes(least_peak(input)).c_str(), static_cast<long>(input.config.train.micro_batch),
+             bytes(budget).c_str(), remedy(input, budget).c_str()));
+}
+
+int64_t resolve_memory_budget(const std::string& budget, torch::Device device) {
+  const int64_t asked = parse_memory_budget(budget);
+  if (asked > 0) return asked;
+  const int64_t free =
+      device.is_cuda()
+          ? static_cast<int64_t>(
+                c10::getDeviceAllocator(torch::kCUDA)->getMemoryInfo(device.index()).first)
+          : available_on_cpu();
+  return static_cast<int64_t>(kShareOfFree * static_cast<double>(free));
+}
+
+}  // namespace crnet

@@ -1,0 +1,162 @@
+// Which plans are found, and what is chosen within a budget. Rates are made up: a machine's own
+// would move the choice from run to run.
+#include "crnet/train/planner.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "crnet/core/error.h"
+#include "crnet/model/costs.h"
+#include "crnet/train/plan_plot.h"
+
+namespace crnet {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr MachineRates kRates{.products = 4e11,
+                              .low_rank_products = 3e11,
+                              .attention_forward = 5e10,
+                              .attention_backward = 4e10,
+                              .memory = 2e10};
+
+PlannerInput input_for(const std::string& model, const std::vector<std::string>& settings = {}) {
+  return {load_run_config(CRNET_SOURCE_DIR "/configs/models/" + model + ".yaml", settings).config,
+          true, kRates};
+}
+
+TEST(Planner, EveryStrategyOfTheArchitectureIsEstimated) {
+  const auto names = [](const PlannerInput& input) {
+    std::vector<std::string> result;
+    for (const auto& estimate : estimate_strategies(input)) result.push_back(estimate.name);
+    return result;
+  };
+  EXPECT_THAT(names(input_for("crnet-60m")),
+              ::testing::ElementsAre("none", "full", "inverse", "replay"));
+  EXPECT_THAT(names(input_for("cola-60m")), ::testing::ElementsAre("none", "full", "cola_m"));
+  EXPECT_THAT(names(input_for("llama-60m")), ::testing::ElementsAre("none", "full"));
+}
+
+// LLaMA-2 7B, r = 512, 16 x 2048 tokens: the accounting of arXiv 2509.18993.
+TEST(Planner, AgreesWithThePublishedAccounting) {
+  const auto input = input_for("crnet-7b", {"model.r=512", "model.low_rank_first_block=true",
+                                            "train.micro_batch=16", "data.sequence_length=2048"});
+  const auto strategies = estimate_strategies(input);
+  const ActivationCounts &full = strategies[1].memory.activations,
+                         &inverse = strategies[2].memory.activations,
+                         &replay = strategies[3].memory.activations;
+  const auto stored = [](const ActivationCounts& kept) {
+    return static_cast<double>(kept.inputs + kept.products + kept.outputs);
+  };
+  constexpr double kGiB = 0x1p30;
+  EXPECT_NEAR(stored(inverse) / kGiB, 25.4, 0.05);
+  // Without o and down of four anchors: what the paper's 23.35 GB counts.
+  const double o_and_down = 2.0 * 16 * 2048 * 4 * 2 * 4096;
+  EXPECT_NEAR((stored(inverse) - o_and_down) / kGiB, 23.4, 0.05);
+
+  // X and all of Y of every block.
+  const double plain = 2.0 * 16 * 2048 * 32 * (4096 + 5 * 4096 + 2 * 11008);
+  EXPECT_NEAR(plain / kGiB, 91, 0.1);
+  EXPECT_LE(stored(full), plain);
+  const double none = static_cast<double>(strategies[0].memory.activations.graphs);
+  const auto peak_of_outputs = [&](const PlanEstimate& estimate, const ActivationCounts& kept) {
+    return stored(kept) + static_cast<double>(estimate.memory.rebuilt_outputs);
+  };
+  EXPECT_LE(stored(inverse), 0.30 * plain);
+  EXPECT_LE(peak_of_outputs(strategies[2], inverse), 0.31 * plain);
+  EXPECT_LE(peak_of_outputs(strategies[2], inverse), 0.20 * none);
+  EXPECT_LE(peak_of_outputs(strategies[3], replay), 0.50 * plain);
+  EXPECT_LE(peak_of_outputs(strategies[3], replay), 0.30 * none);
+}
+
+TEST(Planner, RecomputationIsAFractionOfPlainCheckpointing) {
+  const auto input = input_for("crnet-7b", {"model.r=512", "data.sequence_length=2048"});
+  const auto strategies = estimate_strategies(input);
+  const auto dense = dense_equivalent(input.config.model);
+  RecomputeConfig plain;
+  plain.strategy = RecomputeStrategy::kFull;
+  const auto flops_again = [](const ModelConfig& model, const RecomputePlan& plan) {
+    return count_recompute(model, 2048, plan).total();
+  };
+  const double checkpointing = flops_again(dense, make_plan(plain, dense.num_layers));
+  for (const size_t i : {2, 3}) {
+    EXPECT_LE(flops_again(input.config.model, strategies[i].plan), 0.326 * checkpointing);
+  }
+}
+
+TEST(Planner, NoPlanOfTheFrontIsBeaten) {
+  for (const char* model : {"crnet-130m", "cola-130m", "llama-130m"}) {
+    const auto front = plan_front(input_for(model), 1000);
+    ASSERT_GT(front.size(), 2u);
+    for (size_t i = 1; i < front.size(); ++i) {
+      EXPECT_GT(front[i].memory.peak, front[i - 1].memory.peak);
+      EXPECT_LT(front[i].seconds, front[i - 1].seconds);
+    }
+    EXPECT_FALSE(front.back().plan.is_active()) << "the fastest keeps everything";
+    EXPECT_EQ(plan_front(input_for(model), 5).size(), 5u);
+  }
+}
+
+TEST(Planner, MoreMemoryNeverMeansASlowerPlan) {
+  const auto input = input_for("crnet-60m");
+  const auto strategies = estimate_strategies(input);
+  const int64_t everything = strategies[0].memory.peak;
+  double seconds = std::numeric_limits<double>::infinity();
+  for (int64_t budget = strategies[3].memory.peak; budget <= everything;
+       budget += everything / 50) {
+    const auto chosen = choose_plan(input, budget);
+    EXPECT_LE(chosen.memory.peak, budget);
+    EXPECT_LE(chosen.seconds, seconds);
+    EXPECT_FALSE(chosen.plan.inverts) << "replay fits";
+    seconds = chosen.seconds;
+  }
+  EXPECT_FALSE(choose_plan(input, everything).plan.is_active());
+}
+
+TEST(Planner, InvertsOnlyWhereNothingExactFitsAndBetaAllowsIt) {
+  // r is small and the batch large, so that anchors weigh.
+  const std::vector<std::string> settings = {"model.r=8", "train.micro_batch=64",
+                                             "model.vocab_size=1000"};
+  const auto input = input_for("crnet-350m", settings);
+  int64_t least_exact = std::numeric_limits<int64_t>::max(), least = least_exact;
+  for (const auto& plan : plan_front(input, 1000)) {
+    least = std::min(least, plan.memory.peak);
+    if (!plan.plan.inverts) least_exact = std::min(least_exact, plan.memory.peak);
+  }
+  ASSERT_LT(least, least_exact);
+  EXPECT_TRUE(choose_plan(input, least).plan.inverts);
+  auto growing = input;
+  growing.config.model.beta_init = 0.1;  // 1/c = 10 in every block
+  EXPECT_THROW(static_cast<void>(choose_plan(growing, least)), UsageError);
+}
+
+std::string refusal(const PlannerInput& input, int64_t budget) {
+  try {
+    static_cast<void>(choose_plan(input, budget));
+  } catch (const UsageError& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(Planner, ABudgetThatNothingMeetsIsRefusedWithTheRemedy) {
+  const auto input = input_for("crnet-60m", {"train.micro_batch=64"});
+  const int64_t least = plan_front(input).front().memory.peak;
+  const auto text = refusal(input, least - 1);
+  EXPECT_THAT(text, HasSubstr("recompute.memory_budget: expected at least"));
+  EXPECT_THAT(text, HasSubstr("train.micro_batch 64 -> 32 fits in"));
+  EXPECT_THAT(text, HasSubstr("train.global_batch_tokens 16384"));
+  EXPECT_THAT(refusal(input, 1 << 20), HasSubstr("even train.micro_batch 1 needs"));
+}
+
+TEST(Planner, ThePictureNamesEveryStrategy) {
+  const auto input = input_for("crnet-60m");
+  const auto svg = render_plan_svg(estimate_strategies(input), plan_front(input), "A <title>");
+  for (const char* text : {"none", "full", "inverse", "replay", "A &lt;title&gt;", "peak memory"}) {
+    EXPECT_THAT(svg, HasSubstr(text));
+  }
+  EXPECT_THROW(static_cast<void>(render_plan_svg({}, {}, "")), Error);
+}
+
+}  // namespace
+}  // namespace crnet
