@@ -169,16 +169,24 @@ MemoryCounts StepMemory::count() const {
 
   // The head: its matrix and the chunk's gradient of it in the compute dtype, one chunk of logits.
   int64_t live = all.total() + memory.weight_copies + memory.head_gradient;
+  if (shape_.accumulates) live += memory.gradients;
   int64_t most = live + memory.logits_chunk + (shape_.bf16 ? 2 * size_ * head : 0);
+  if (shape_.accumulates) live -= memory.head_gradient;  // added to the one that was there
+
   // Backward: activations go, gradients come.
-  if (shape_.accumulates) live += memory.gradients - memory.head_gradient;
+  int64_t stored = memory.stored_peak = all.total() - all.head;
   for (size_t layer = plan_.size(); layer-- > 0;) {
+    const int64_t outputs = tokens_ * kept(layer).outputs,
+                  kept_here = tokens_ * kept(layer).total();
+    const int64_t working = tokens_ * working_set(layer);
     if (!shape_.accumulates) live += gradients(layer);
     if (!plan_[layer].graph) live += weight_copies(layer);
-    most = std::max(most, live + tokens_ * working_set(layer));
-    memory.working_set = std::max(memory.working_set, tokens_ * working_set(layer));
-    memory.rebuilt_outputs = std::max(memory.rebuilt_outputs, tokens_ * rebuilt_outputs(layer));
-    live -= tokens_ * kept(layer).total() + weight_copies(layer);
+    most = std::max(most, live + working);
+    memory.working_set = std::max(memory.working_set, working);
+    memory.stored_peak =
+        std::max(memory.stored_peak, stored - outputs + tokens_ * rebuilt_outputs(layer));
+    stored -= kept_here;
+    live -= kept_here + weight_copies(layer);
   }
   memory.peak = memory.weights + memory.optimizer + most;
   return memory;

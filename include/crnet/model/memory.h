@@ -37,12 +37,14 @@ struct MemoryCounts {
   int64_t optimizer = 0;         ///< two moments of AdamW
   int64_t weight_copies = 0;     ///< bf16 copies that the backward pass reads
   ActivationCounts activations;  ///< per micro-batch
-  int64_t rebuilt_outputs = 0;   ///< most of Y that the backward pass holds beside the anchors
-  int64_t working_set = 0;       ///< most of a block's graph and of gradients on their way, with
-                                 ///< rebuilt_outputs
-  int64_t head_gradient = 0;     ///< made in the forward pass (linear_cross_entropy)
-  int64_t logits_chunk = 0;      ///< held while one chunk of tokens passes the head
-  int64_t peak = 0;              ///< most at any moment of a step, an estimate
+  /// Most at any moment of what was kept and of Y rebuilt from it, apart from the block that is
+  /// differentiated and from the head.
+  int64_t stored_peak = 0;
+  /// Most of a block's graph, of gradients on their way, and of rebuilt Y below.
+  int64_t working_set = 0;
+  int64_t head_gradient = 0;  ///< made in the forward pass (linear_cross_entropy)
+  int64_t logits_chunk = 0;   ///< held while one chunk of tokens passes the head
+  int64_t peak = 0;           ///< most at any moment of a step, an estimate
 };
 MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape);
 
