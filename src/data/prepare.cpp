@@ -15,7 +15,7 @@
 #include "crnet/data/tokenizer.h"
 #include "data/checksum.h"
 #include "data/output_folder.h"
-#include "data/progress.h"
+#include "data/prepare_progress.h"
 #include "data/split_encoder.h"
 
 namespace crnet {
@@ -77,7 +77,7 @@ Tokenizer train(const PrepareOptions& options) {
   const uint64_t sample_seed = ~options.seed;
   // The estimate of compressed text may be wrong; memory may not grow with it.
   double left = 2 * budget;
-  Progress progress("reading for the tokenizer", source.stored_bytes());
+  PrepareProgress progress("reading for the tokenizer", source.stored_bytes());
   const auto next_document = [&](std::string& document) {
     while (left > 0 && source.next(document)) {
       progress.update(source.stored_bytes_read());
@@ -103,7 +103,7 @@ Tokenizer obtain_tokenizer(const PrepareOptions& options, PrepareResult& result)
 void encode_all(const PrepareOptions& options, const Tokenizer& tokenizer, Splits& splits,
                 PrepareResult& result) {
   auto source = open_text(options);
-  Progress progress("encoding", source.stored_bytes());
+  PrepareProgress progress("encoding", source.stored_bytes());
   SplitEncoder encoder(tokenizer, result.threads, splits);
   std::string document;
   while (source.next(document)) {

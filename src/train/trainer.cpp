@@ -15,9 +15,9 @@
 #include "crnet/train/metrics.h"
 #include "crnet/train/schedule.h"
 #include "crnet/train/stop_signal.h"
-#include "train/progress.h"
 #include "train/run_folder.h"
 #include "train/run_state.h"
+#include "train/train_progress.h"
 #include "train/train_step.h"
 
 namespace crnet {
@@ -166,7 +166,7 @@ class TrainingRun {
   detail::Descriptor lock_;  // on the folder, until the process ends
   std::optional<Loader> loader_;
   std::optional<MetricsFile> metrics_;
-  std::optional<Progress> progress_;
+  std::optional<TrainProgress> progress_;
   TrainSummary summary_;
   std::string failed_save_;
 };

@@ -11,9 +11,9 @@ namespace crnet {
 
 /// Shows MB done and in all, MB/s and the time left: on a terminal as a status line five times a
 /// second, else as a line of the log every ten seconds.
-class Progress {
+class PrepareProgress {
  public:
-  Progress(std::string task, int64_t total_bytes);
+  PrepareProgress(std::string task, int64_t total_bytes);
 
   void update(int64_t done_bytes);
 

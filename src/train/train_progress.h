@@ -12,9 +12,9 @@
 namespace crnet {
 
 /// One rewritten line on a terminal; elsewhere a log line every `log_every` steps.
-class Progress {
+class TrainProgress {
  public:
-  Progress(int64_t total_steps, int64_t log_every);
+  TrainProgress(int64_t total_steps, int64_t log_every);
 
   void show(const StepMetrics& metrics);
   /// A log line in both cases.

@@ -1,4 +1,4 @@
-#include "data/progress.h"
+#include "data/prepare_progress.h"
 
 #include <utility>
 
@@ -7,10 +7,10 @@
 
 namespace crnet {
 
-Progress::Progress(std::string task, int64_t total_bytes)
+PrepareProgress::PrepareProgress(std::string task, int64_t total_bytes)
     : task_(std::move(task)), total_bytes_(total_bytes) {}
 
-void Progress::update(int64_t done_bytes) {
+void PrepareProgress::update(int64_t done_bytes) {
   using namespace std::chrono_literals;
   const bool terminal = StatusLine::is_terminal();
   const auto now = Clock::now();
@@ -24,7 +24,7 @@ void Progress::update(int64_t done_bytes) {
   }
 }
 
-std::string Progress::line(int64_t done_bytes, double seconds) const {
+std::string PrepareProgress::line(int64_t done_bytes, double seconds) const {
   constexpr double kMega = 1e6;
   const double done = static_cast<double>(done_bytes), total = static_cast<double>(total_bytes_);
   const double rate = done / seconds;
