@@ -9,13 +9,13 @@
 #include "crnet/core/file.h"
 #include "crnet/core/format.h"
 #include "crnet/core/log.h"
-#include "crnet/data/tokenizer.h"
 #include "crnet/model/costs.h"
 #include "crnet/train/evaluate.h"
 #include "crnet/train/metrics.h"
 #include "crnet/train/schedule.h"
 #include "crnet/train/stop_signal.h"
 #include "train/run_folder.h"
+#include "train/run_start.h"
 #include "train/run_state.h"
 #include "train/train_progress.h"
 #include "train/train_step.h"
@@ -29,88 +29,6 @@ constexpr double kSmoothing = 0.95;
 // 1.8 % (docs/recomputation.md); fp32 gave 5e-7.
 constexpr double kDriftBoundBf16 = 0.03, kDriftBoundFp32 = 1e-4;
 
-// Both splits, checked against the model and long enough for a window each.
-struct RunData {
-  DataSet train;
-  std::optional<DataSet> validation;
-};
-
-RunData open_data(const LoadedConfig<RunConfig>& loaded) {
-  const RunConfig& config = loaded.config;
-  if (config.data.path.empty()) {
-    throw UsageError(
-        loaded.problem("data.path",
-                       "expected the folder that `crnet prepare` made, got nothing; add --set "
-                       "data.path=FOLDER"));
-  }
-  if (!std::filesystem::exists(std::filesystem::path(config.data.path) / kIndexFile)) {
-    throw UsageError(
-        loaded.problem("data.path", "expected a folder that `crnet prepare` finished, got " +
-                                        config.data.path + ", which has no " + kIndexFile));
-  }
-  DataSetChecks checks;
-  checks.verify = config.data.verify;
-  RunData data{DataSet::open(config.data.path, "train", checks), std::nullopt};
-  const DataIndex& index = data.train.index();
-  const auto tokenizer = std::filesystem::path(config.data.path) / kTokenizerFile;
-  if (digest_file(tokenizer).xxh3 != index.tokenizer_hash) {
-    throw Error("[data] expected " + tokenizer.string() +
-                " to be the tokenizer that the shards were made with (" + index.tokenizer_hash +
-                "), got another; prepare the data again");
-  }
-  if (index.vocab_size > config.model.vocab_size) {
-    throw UsageError(loaded.problem(
-        "model.vocab_size",
-        format("expected at least %d, the vocabulary of %s, got %ld", index.vocab_size,
-               config.data.path.c_str(), static_cast<long>(config.model.vocab_size))));
-  }
-  if (index.splits.contains("validation") && !index.splits.at("validation").shards.empty()) {
-    data.validation = DataSet::open(config.data.path, "validation", checks);
-    (void)TokenWindows(*data.validation, config.data.sequence_length);
-  }
-  (void)TokenWindows(data.train, config.data.sequence_length);
-  return data;
-}
-
-// A run goes on in its own folder from its newest checkpoint, or in a new folder from any: else a
-// later `--resume auto` would take an abandoned continuation, or another run, for the newest state.
-void refuse_to_fork(const RunFolder& folder, const CheckpointStore& store,
-                    const Checkpoint& chosen) {
-  if (!folder.is_used()) return;
-  const auto saved = store.list();
-  std::error_code failure;
-  if (!saved.empty() && std::filesystem::equivalent(saved.back(), chosen.folder, failure)) return;
-  throw UsageError("[train] --resume: expected the newest checkpoint of the run in " +
-                   folder.path.string() + (saved.empty() ? "" : ", " + saved.back().string()) +
-                   ", got " + chosen.folder.string() +
-                   "; go on from that one in a new folder with --set train.run_dir=FOLDER");
-}
-
-std::optional<Checkpoint> find_start(const RunFolder& folder, const TrainOptions& options,
-                                     CheckpointStore& store) {
-  if (options.resume.empty()) {
-    if (!folder.is_used()) return std::nullopt;
-    throw UsageError("[train] train.run_dir: expected a new folder, got " + folder.path.string() +
-                     ", which holds a run; go on with --resume auto, or choose another with --set "
-                     "train.run_dir=FOLDER");
-  }
-  if (options.resume != "auto") {
-    if (!std::filesystem::is_directory(options.resume)) {
-      throw UsageError("[train] --resume: expected auto or a checkpoint's folder, got " +
-                       options.resume + ", which is no folder");
-    }
-    Checkpoint chosen = open_checkpoint(options.resume);
-    refuse_to_fork(folder, store, chosen);
-    return chosen;
-  }
-  auto newest = store.newest_sound();
-  if (!newest && !store.list().empty()) {
-    throw Error("[train] --resume auto: expected a sound checkpoint in " +
-                folder.checkpoints().string() + ", got none; start anew in another train.run_dir");
-  }
-  return newest;
-}
-
 class TrainingRun {
  public:
   TrainingRun(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options)
@@ -120,7 +38,7 @@ class TrainingRun {
         data_(open_data(loaded)),
         runtime_(select_runtime(config_.train)),
         store_(folder_.checkpoints(), config_.checkpoint.keep_last, config_.checkpoint.keep_every),
-        start_(find_start(folder_, options, store_)),
+        start_(find_start(folder_, options.resume, store_)),
         state_(config_, runtime_),
         peak_flops_(measure_peak_flops(runtime_)) {
     if (start_) {
