@@ -17,6 +17,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 readonly RECIPE=configs/recipes/quickstart.yaml
 readonly VOCABULARY=8000
 readonly CRNET=build/release/crnet
+arguments=("$@")
 text=
 prompt='The function returns'
 train_arguments=()
@@ -31,9 +32,12 @@ while (($#)); do
   shift
 done
 
+# Its arguments as words of a shell, each after a space.
+quoted() { printf ' %q' "$@"; }
+
 on_interrupt() {
   echo
-  say "Interrupted. The same command goes on from here: scripts/quickstart.sh${text:+ --text $text}"
+  say "Interrupted. The same command goes on from here:$(quoted "$0" "${arguments[@]}")"
   exit 130
 }
 trap on_interrupt INT TERM

@@ -1,4 +1,5 @@
 // crnet train: a run as a configuration file says.
+#include <cerrno>
 #include <cstdio>
 
 #include "cli/commands.h"
@@ -33,6 +34,7 @@ int run_train(int argc, char** argv) {
   const auto loaded =
       load_run_config(required(parsed, "config", "train", "a recipe"), overrides_in(parsed));
   TrainOptions train_options;
+  train_options.program = program_invocation_name;
   if (parsed.count("resume") != 0) train_options.resume = parsed["resume"].as<std::string>();
   train(loaded, train_options);
   return 0;

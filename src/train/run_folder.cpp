@@ -50,12 +50,15 @@ bool RunFolder::is_used() const {
   return std::filesystem::exists(metrics()) || std::filesystem::exists(checkpoints());
 }
 
-void RunFolder::describe_run(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
-                             double peak_flops, int64_t first_step) const {
-  write_text_atomic(path / "config.yaml", to_yaml(loaded));
+std::filesystem::path RunFolder::describe_run(const LoadedConfig<RunConfig>& loaded,
+                                              const Runtime& runtime, double peak_flops,
+                                              int64_t first_step) const {
+  auto config = path / "config.yaml";
+  write_text_atomic(config, to_yaml(loaded));
   const std::string name =
       first_step == 0 ? "run.json" : format("run-from-%ld.json", static_cast<long>(first_step));
   write_text_atomic(path / name, run_json(loaded.config, runtime, peak_flops));
+  return config;
 }
 
 }  // namespace crnet

@@ -24,9 +24,10 @@ struct RunFolder {
   [[nodiscard]] bool is_used() const;
 
   /// Writes config.yaml and run.json, or for a part that goes on from a
-  /// later step run-from-STEP.json. Throws Error where it cannot.
-  void describe_run(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
-                    double peak_flops, int64_t first_step) const;
+  /// later step run-from-STEP.json. Returns the configuration's file. Throws Error where it cannot.
+  [[nodiscard]] std::filesystem::path describe_run(const LoadedConfig<RunConfig>& loaded,
+                                                   const Runtime& runtime, double peak_flops,
+                                                   int64_t first_step) const;
 };
 
 }  // namespace crnet

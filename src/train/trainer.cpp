@@ -33,7 +33,7 @@ class TrainingRun {
  public:
   TrainingRun(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options)
       : config_(loaded.config),
-        config_path_(loaded.path),
+        program_(options.program),
         folder_{config_.train.run_dir},
         data_(open_data(loaded)),
         runtime_(select_runtime(config_.train)),
@@ -47,7 +47,7 @@ class TrainingRun {
       state_.start(static_cast<uint64_t>(config_.train.seed));
     }
     lock_ = lock_folder(folder_.path);
-    folder_.describe_run(loaded, runtime_, peak_flops_, state_.step);
+    config_file_ = folder_.describe_run(loaded, runtime_, peak_flops_, state_.step);
     // The run's own copy: the data may be prepared anew while it goes on.
     copy_durably(std::filesystem::path(config_.data.path) / kTokenizerFile, folder_.tokenizer());
     log::add_file(folder_.log());
@@ -73,7 +73,7 @@ class TrainingRun {
   [[nodiscard]] LoaderOptions loader_options() const;
 
   const RunConfig config_;
-  const std::string config_path_;
+  const std::string program_;
   const RunFolder folder_;
   const RunData data_;
   const Runtime runtime_;
@@ -81,6 +81,7 @@ class TrainingRun {
   const std::optional<Checkpoint> start_;
   RunState state_;
   const double peak_flops_;
+  std::filesystem::path config_file_;
   detail::Descriptor lock_;  // on the folder, until the process ends
   std::optional<Loader> loader_;
   std::optional<MetricsFile> metrics_;
@@ -149,10 +150,9 @@ TrainSummary TrainingRun::run() {
 
 void TrainingRun::say_how_it_ended() const {
   if (summary_.stopped) {
-    log::info(format(
-        "stopped after step %ld and saved %s; go on with: crnet train %s --resume auto "
-        "(and the same --set)",
-        static_cast<long>(summary_.steps), summary_.checkpoint.c_str(), config_path_.c_str()));
+    log::info(format("stopped after step %ld and saved %s; go on with: %s train %s --resume auto",
+                     static_cast<long>(summary_.steps), summary_.checkpoint.c_str(),
+                     shell_word(program_).c_str(), shell_word(config_file_).c_str()));
     return;
   }
   const std::string skipped =

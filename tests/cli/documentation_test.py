@@ -104,7 +104,10 @@ class Documentation(CliTest):
         replaced = {"--resume": "auto" if ("--resume", "auto") in options else checkpoint}
         run_dir = self.scratch / str(len(list(self.scratch.iterdir())))
         tiny = {key.replace(".", "__"): value for key, value in TINY_RUN.items()}
-        return [*positional, *self.with_replaced(options, replaced),
+        # A documented run's own configuration.
+        own = fixture("straight-fp32") / "config.yaml"
+        return [*[own if path.startswith("runs/") else path for path in positional],
+                *self.with_replaced(options, replaced),
                 *overrides(**tiny, data__path=fixture("data"), train__run_dir=run_dir)]
 
     def adapt_eval(self, positional, options):

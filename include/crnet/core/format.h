@@ -1,4 +1,4 @@
-// Numbers and sizes as people read them.
+// Numbers and sizes as people read them, words as a shell does.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,9 @@ std::string format_count(double count);
 
 /// 3725 → "1h02m", 95 → "1m35s", 4.2 → "4.2s".
 std::string format_duration(double seconds);
+
+/// `text` as one word of a shell's command line: quoted where it has to be.
+std::string shell_word(const std::string& text);
 
 /// The candidate with the least edit distance to `word`, or "" where none is near.
 std::string nearest_match(const std::string& word, const std::vector<std::string>& candidates);

@@ -16,6 +16,8 @@ struct TrainOptions {
   /// checkpoint of the run's folder, or start anew where it has none. Else a checkpoint's folder,
   /// which must not be older than the newest one in the run's folder.
   std::string resume;
+  /// The program, as in the command that a stopped run prints to go on.
+  std::string program = "crnet";
 };
 
 struct TrainSummary {
