@@ -61,6 +61,7 @@ int run_generate(int argc, char** argv) {
   SavedModel saved = load_model(path, runtime);
   const Tokenizer tokenizer = Tokenizer::load(saved.checkpoint.tokenizer());
   GenerateOptions sampling = sampling_in(parsed);
+  sampling.vocab_size = tokenizer.vocab_size();
   sampling.eos_id = tokenizer.eos_id();
   const std::string text = parsed["prompt"].as<std::string>();
   std::vector<int32_t> prompt = tokenizer.encode(text);

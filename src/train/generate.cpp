@@ -32,6 +32,11 @@ void check_generation(const ModelConfig& config, int64_t prompt_tokens,
   if (!(options.top_p > 0 && options.top_p <= 1)) {
     throw UsageError(format("[generate] expected --top-p in (0, 1], got %g", options.top_p));
   }
+  if (options.vocab_size < 0 || options.vocab_size > config.vocab_size) {
+    throw UsageError(format("[generate] expected a vocabulary of at most the model's %ld, got %ld",
+                            static_cast<long>(config.vocab_size),
+                            static_cast<long>(options.vocab_size)));
+  }
   if (prompt_tokens < 1 || prompt_tokens >= config.max_sequence_length) {
     throw UsageError(format("[generate] expected a prompt of 1 to %ld tokens, got %ld",
                             static_cast<long>(config.max_sequence_length - 1),
@@ -62,13 +67,15 @@ std::vector<int32_t> generate(CausalLMImpl& model, torch::Device device,
   const torch::NoGradGuard no_grad;
   KeyValueCaches caches(static_cast<size_t>(model.config().num_layers));
   std::mt19937_64 engine(options.seed);
+  const int64_t drawable = options.vocab_size > 0 ? options.vocab_size : model.config().vocab_size;
   std::vector<int32_t> text = prompt, pending = prompt, generated;
   while (static_cast<int64_t>(generated.size()) < options.max_tokens &&
          static_cast<int64_t>(text.size()) < model.config().max_sequence_length) {
     const torch::Tensor logits = options.use_cache
                                      ? model.forward(as_batch(pending, device), &caches)
                                      : model.forward(as_batch(text, device));  // [1, t, V]
-    const torch::Tensor last = logits[0][-1].to(torch::kCPU, torch::kFloat32);
+    const torch::Tensor last =
+        logits[0][-1].narrow(0, 0, drawable).to(torch::kCPU, torch::kFloat32);
     const int32_t token =
         sample_token(last, options.temperature, options.top_p, next_uniform(engine));
     if (token == options.eos_id) break;

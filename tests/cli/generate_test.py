@@ -1,5 +1,5 @@
 """Continuing a prompt: reproducible, the same with and without the key/value cache."""
-from harness import MAX_SEQUENCE, CliTest, fixture
+from harness import MAX_SEQUENCE, VOCABULARY, CliTest, fixture, train_arguments
 
 PROMPT = "The function returns"
 
@@ -38,3 +38,8 @@ class Generate(CliTest):
     def test_a_prompt_longer_than_the_models_positions_is_refused(self):
         self.refused(["generate", fixture("straight-fp32"), "--prompt", "word and " * MAX_SEQUENCE],
                      f"1 to {MAX_SEQUENCE - 1} tokens")
+
+    def test_a_model_with_more_entries_than_the_tokenizer_has_pieces_draws_pieces_only(self):
+        run_dir = self.scratch / "run"
+        self.succeeds(*train_arguments(run_dir, model__vocab_size=4 * VOCABULARY, train__steps=2))
+        self.text("--temperature", 5, "--top-p", 1, run=run_dir)

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <fstream>
@@ -261,6 +262,26 @@ TEST_F(TrainerTest, ASavedModelGivesTheSameLossAndText) {
   EXPECT_EQ(generate(*saved.model, runtime.device, prompt, sampling), text);
   sampling.seed = 1;
   EXPECT_NE(generate(*saved.model, runtime.device, prompt, sampling), text);
+}
+
+TEST_F(TrainerTest, GeneratedIdsStayWithinTheTokenizersVocabulary) {
+  CausalLM model(config("run").config.model);
+  initialize(*model, 1);
+  const torch::NoGradGuard no_grad;
+  for (const int64_t vocab_size : {int64_t{512}, int64_t{30}}) {
+    GenerateOptions options;
+    options.max_tokens = 60;
+    options.temperature = 5;
+    options.top_p = 1;
+    options.vocab_size = vocab_size;
+    const auto ids = generate(*model, torch::kCPU, {5, 6, 7}, options);
+    const auto greatest = *std::max_element(ids.begin(), ids.end());
+    EXPECT_LT(greatest, vocab_size);
+    EXPECT_GT(greatest, vocab_size / 2);
+  }
+  GenerateOptions options;
+  options.vocab_size = 513;
+  EXPECT_THROW(generate(*model, torch::kCPU, {5}, options), UsageError);
 }
 
 TEST(SampleToken, TopPAndTemperatureLimitTheChoice) {
