@@ -27,11 +27,13 @@ std::string utc_now() {
   return text;
 }
 
-std::string run_json(const RunConfig& config, const Runtime& runtime, double peak_flops) {
+std::string run_json(const RunConfig& config, const Runtime& runtime, double peak_flops,
+                     int64_t first_step) {
   const nlohmann::ordered_json json = {
       {"crnet_version", kVersion},
       {"torch_version", TORCH_VERSION},
       {"started", utc_now()},
+      {"first_step", first_step},
       {"host", host_name()},
       {"hardware", describe(runtime)},
       {"device", runtime.device.str()},
@@ -52,12 +54,15 @@ bool RunFolder::is_used() const {
 
 std::filesystem::path RunFolder::describe_run(const LoadedConfig<RunConfig>& loaded,
                                               const Runtime& runtime, double peak_flops,
-                                              int64_t first_step) const {
-  auto config = path / "config.yaml";
+                                              std::optional<int64_t> resumed_step) const {
+  // A folder's first part may go on from another folder's checkpoint.
+  const bool is_later_part = resumed_step && std::filesystem::exists(path / "config.yaml");
+  const std::string part =
+      is_later_part ? format("-from-%ld", static_cast<long>(*resumed_step)) : "";
+  auto config = path / ("config" + part + ".yaml");
   write_text_atomic(config, to_yaml(loaded));
-  const std::string name =
-      first_step == 0 ? "run.json" : format("run-from-%ld.json", static_cast<long>(first_step));
-  write_text_atomic(path / name, run_json(loaded.config, runtime, peak_flops));
+  write_text_atomic(path / ("run" + part + ".json"),
+                    run_json(loaded.config, runtime, peak_flops, resumed_step.value_or(0)));
   return config;
 }
 

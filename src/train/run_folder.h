@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 
 #include "crnet/config/load.h"
@@ -23,11 +24,12 @@ struct RunFolder {
   /// Whether a run has written here before.
   [[nodiscard]] bool is_used() const;
 
-  /// Writes config.yaml and run.json, or for a part that goes on from a
-  /// later step run-from-STEP.json. Returns the configuration's file. Throws Error where it cannot.
+  /// Writes config.yaml and run.json; where the run goes on in this folder, after `resumed_step`
+  /// updates, config-from-STEP.yaml and run-from-STEP.json beside them. Returns the configuration's
+  /// file. Throws Error where it cannot.
   [[nodiscard]] std::filesystem::path describe_run(const LoadedConfig<RunConfig>& loaded,
                                                    const Runtime& runtime, double peak_flops,
-                                                   int64_t first_step) const;
+                                                   std::optional<int64_t> resumed_step) const;
 };
 
 }  // namespace crnet

@@ -32,7 +32,7 @@ constexpr double kDriftBoundBf16 = 0.03, kDriftBoundFp32 = 1e-4;
 class TrainingRun {
  public:
   TrainingRun(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options)
-      : config_(loaded.config),
+      : loaded_(loaded),
         program_(options.program),
         folder_{config_.train.run_dir},
         data_(open_data(loaded)),
@@ -46,11 +46,6 @@ class TrainingRun {
     } else {
       state_.start(static_cast<uint64_t>(config_.train.seed));
     }
-    lock_ = lock_folder(folder_.path);
-    config_file_ = folder_.describe_run(loaded, runtime_, peak_flops_, state_.step);
-    // The run's own copy: the data may be prepared anew while it goes on.
-    copy_durably(std::filesystem::path(config_.data.path) / kTokenizerFile, folder_.tokenizer());
-    log::add_file(folder_.log());
   }
   ~TrainingRun() { log::close_files(); }
   TrainingRun(const TrainingRun&) = delete;
@@ -59,6 +54,8 @@ class TrainingRun {
   TrainSummary run();
 
  private:
+  TrainSummary nothing_to_do();
+  void open_folder();
   void announce() const;
   StepMetrics one_step();
   void validate();
@@ -72,7 +69,8 @@ class TrainingRun {
   }
   [[nodiscard]] LoaderOptions loader_options() const;
 
-  const RunConfig config_;
+  const LoadedConfig<RunConfig> loaded_;
+  const RunConfig& config_ = loaded_.config;
   const std::string program_;
   const RunFolder folder_;
   const RunData data_;
@@ -89,6 +87,25 @@ class TrainingRun {
   TrainSummary summary_;
   std::string failed_save_;
 };
+
+TrainSummary TrainingRun::nothing_to_do() {
+  log::info(format("nothing to do: %s has done its %ld steps (train.steps)", start_->folder.c_str(),
+                   static_cast<long>(state_.step)));
+  summary_.steps = state_.step;
+  summary_.run_dir = folder_.path;
+  summary_.checkpoint = start_->folder;
+  return summary_;
+}
+
+// Everything before this left the disk alone.
+void TrainingRun::open_folder() {
+  lock_ = lock_folder(folder_.path);
+  config_file_ = folder_.describe_run(loaded_, runtime_, peak_flops_,
+                                      start_ ? std::optional(state_.step) : std::nullopt);
+  // The run's own copy: the data may be prepared anew while it goes on.
+  copy_durably(std::filesystem::path(config_.data.path) / kTokenizerFile, folder_.tokenizer());
+  log::add_file(folder_.log());
+}
 
 void TrainingRun::announce() const {
   const auto counts = count_parameters(config_.model);
@@ -113,16 +130,10 @@ LoaderOptions TrainingRun::loader_options() const {
 }
 
 TrainSummary TrainingRun::run() {
+  if (start_ && state_.step >= config_.train.steps) return nothing_to_do();
   const StopSignal signals;
+  open_folder();
   announce();
-  if (start_ && state_.step >= config_.train.steps) {
-    log::info(format("nothing to do: the run has done its %ld steps (train.steps)",
-                     static_cast<long>(state_.step)));
-    summary_.steps = state_.step;
-    summary_.run_dir = folder_.path;
-    summary_.checkpoint = start_->folder;
-    return summary_;
-  }
   loader_.emplace(data_.train, loader_options());
   metrics_.emplace(folder_.metrics(), start_ ? state_.step : -1);
   progress_.emplace(config_.train.steps, config_.train.log_every);

@@ -22,6 +22,12 @@ class Signals(CliTest):
         self.assertEqual(result.returncode, 0, f"{command}\n{result.stderr}")
         return result
 
+    def advice_of(self, stopped, saved):
+        advice = [line for line in stopped.stderr.splitlines() if "go on with: " in line]
+        self.assertEqual(len(advice), 1, stopped.stderr)
+        self.assertIn(saved, advice[0])
+        return advice[0].split("go on with: ")[1]
+
     def check(self, number, precision):
         run_dir = self.scratch / f"a run of {signal.Signals(number).name} in {precision}"
         # A relative folder by turns.
@@ -30,11 +36,7 @@ class Signals(CliTest):
         saved = checkpoints(run_dir)
         self.assertEqual(len(saved), 1, saved)
         self.assertTrue(5 <= int(saved[0].removeprefix("step-")) < STEPS, saved)
-        advice = [line for line in stopped.stderr.splitlines() if "go on with: " in line]
-        self.assertEqual(len(advice), 1, stopped.stderr)
-        self.assertIn(saved[0], advice[0])
-
-        resumed = self.paste(advice[0].split("go on with: ")[1])
+        resumed = self.paste(self.advice_of(stopped, saved[0]))
         self.assertIn(f"resumed from {given}/checkpoints/{saved[0]}", resumed.stderr)
         self.assertNotIn("warning", resumed.stderr)
         self.assert_same_end(run_dir, precision, stopped.stderr + resumed.stderr)
@@ -44,3 +46,20 @@ class Signals(CliTest):
             for precision in PRECISIONS:
                 with self.subTest(signal=signal.Signals(number).name, precision=precision):
                     self.check(number, precision)
+
+    def test_each_part_of_a_run_keeps_its_configuration(self):
+        run_dir = self.scratch / "run"
+        first = self.stop_in_the_middle(run_dir, run_dir, signal.SIGTERM, "fp32")
+        self.advice_of(first, checkpoints(run_dir)[-1])
+        config, step = (run_dir / "config.yaml").read_bytes(), int(checkpoints(run_dir)[-1][5:])
+        second = Interrupted(["train", run_dir / "config.yaml", "--resume", "auto", "--set",
+                              "train.log_every=7"], run_dir, signal.SIGTERM, step=step + 2)
+        self.assertTrue(second.in_time, "the run was over before the signal")
+        self.assertEqual((run_dir / "config.yaml").read_bytes(), config)
+        self.assertTrue((run_dir / f"run-from-{step}.json").exists())
+        command = self.advice_of(second, checkpoints(run_dir)[-1])
+        self.assertIn(f"config-from-{step}.yaml", command)
+        step = int(checkpoints(run_dir)[-1][5:])
+        self.assertNotIn("warning", self.paste(command).stderr)
+        self.assertIn("log_every: 7 ", (run_dir / f"config-from-{step}.yaml").read_text())
+        self.assert_same_end(run_dir, "fp32")

@@ -32,7 +32,8 @@ struct TrainSummary {
 /// Trains, and writes into train.run_dir:
 ///
 ///   config.yaml     the resolved configuration, with the source of every value
-///   run.json        version, device, precision, counts, start; run-from-STEP.json of later parts
+///   run.json        version, device, precision, counts, start
+///   config-from-STEP.yaml, run-from-STEP.json   the same of a later part
 ///   metrics.jsonl   see metrics.h
 ///   loss.svg        the curve so far
 ///   train.log       what was said on the terminal
