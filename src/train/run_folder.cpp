@@ -52,6 +52,19 @@ bool RunFolder::is_used() const {
   return std::filesystem::exists(metrics()) || std::filesystem::exists(checkpoints());
 }
 
+std::optional<std::filesystem::path> RunFolder::set_aside_metrics() const {
+  std::error_code absent;
+  const auto bytes = std::filesystem::file_size(metrics(), absent);
+  if (absent || bytes == 0) return std::nullopt;
+  std::filesystem::path aside;
+  long number = 0;
+  do {
+    aside = path / format("metrics-before-restart-%ld.jsonl", ++number);
+  } while (std::filesystem::exists(aside));
+  rename_durably(metrics(), aside);
+  return aside;
+}
+
 std::filesystem::path RunFolder::describe_run(const LoadedConfig<RunConfig>& loaded,
                                               const Runtime& runtime, double peak_flops,
                                               std::optional<int64_t> resumed_step) const {

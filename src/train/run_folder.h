@@ -24,6 +24,10 @@ struct RunFolder {
   /// Whether a run has written here before.
   [[nodiscard]] bool is_used() const;
 
+  /// Renames the lines of an attempt that left no checkpoint to metrics-before-restart-N.jsonl;
+  /// nothing where there are none. Throws Error where it cannot.
+  [[nodiscard]] std::optional<std::filesystem::path> set_aside_metrics() const;
+
   /// Writes config.yaml and run.json; where the run goes on in this folder, after `resumed_step`
   /// updates, config-from-STEP.yaml and run-from-STEP.json beside them. Returns the configuration's
   /// file. Throws Error where it cannot.

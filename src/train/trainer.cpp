@@ -105,6 +105,13 @@ void TrainingRun::open_folder() {
   // The run's own copy: the data may be prepared anew while it goes on.
   copy_durably(std::filesystem::path(config_.data.path) / kTokenizerFile, folder_.tokenizer());
   log::add_file(folder_.log());
+  if (start_) return;
+  if (const auto aside = folder_.set_aside_metrics()) {
+    log::info(
+        "the run starts anew, since its last attempt left no checkpoint; what that measured is "
+        "now in " +
+        aside->string());
+  }
 }
 
 void TrainingRun::announce() const {

@@ -56,6 +56,10 @@ class Kill(CliTest):
         killed = Interrupted(train_arguments(run_dir, checkpoint__every=0), run_dir, signal.SIGKILL,
                              step=2)
         self.assertTrue(killed.in_time)
+        lines = (run_dir / "metrics.jsonl").read_bytes()
         resumed = self.succeeds(*train_arguments(run_dir, "--resume", "auto"))
         self.assertNotIn("resumed from", resumed.stderr)
+        kept = run_dir / "metrics-before-restart-1.jsonl"
+        self.assertEqual(kept.read_bytes(), lines)
+        self.assertIn(str(kept), resumed.stderr)
         self.assert_same_end(run_dir, "fp32", resumed.stderr)

@@ -13,7 +13,8 @@ namespace crnet {
 
 struct TrainOptions {
   /// "": start anew; the run's folder must not hold a run. "auto": go on from the newest sound
-  /// checkpoint of the run's folder, or start anew where it has none. Else a checkpoint's folder,
+  /// checkpoint of the run's folder, or start anew where it has none (metrics of an attempt that
+  /// left none are renamed to metrics-before-restart-N.jsonl). Else a checkpoint's folder,
   /// which must not be older than the newest one in the run's folder.
   std::string resume;
   /// The program, as in the command that a stopped run prints to go on.
