@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "crnet/config/print.h"
+#include "crnet/core/error.h"
 #include "crnet/core/file.h"
 #include "crnet/core/format.h"
 #include "crnet/core/version.h"
@@ -50,6 +51,18 @@ std::string run_json(const RunConfig& config, const Runtime& runtime, double pea
 
 bool RunFolder::is_used() const {
   return std::filesystem::exists(metrics()) || std::filesystem::exists(checkpoints());
+}
+
+detail::Descriptor RunFolder::lock_if_there() const {
+  return std::filesystem::is_directory(path) ? lock_folder(path) : detail::Descriptor();
+}
+
+detail::Descriptor RunFolder::make_and_lock() const {
+  auto lock = lock_folder(path);
+  if (!is_used()) return lock;
+  throw Error("[train] train.run_dir: expected " + path.string() +
+              " to be new still, got a run that another process has begun there; choose another "
+              "with --set train.run_dir=FOLDER");
 }
 
 std::optional<std::filesystem::path> RunFolder::set_aside_metrics() const {

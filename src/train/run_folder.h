@@ -24,6 +24,12 @@ struct RunFolder {
   /// Whether a run has written here before.
   [[nodiscard]] bool is_used() const;
 
+  /// Holds the folder for this process, where it is there. Throws Error where another holds it.
+  [[nodiscard]] detail::Descriptor lock_if_there() const;
+  /// Makes the folder and holds it. Throws Error too where another process made a run in it since
+  /// lock_if_there() found none.
+  [[nodiscard]] detail::Descriptor make_and_lock() const;
+
   /// Renames the lines of an attempt that left no checkpoint to metrics-before-restart-N.jsonl;
   /// nothing where there are none. Throws Error where it cannot.
   [[nodiscard]] std::optional<std::filesystem::path> set_aside_metrics() const;

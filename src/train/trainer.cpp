@@ -38,6 +38,7 @@ class TrainingRun {
         data_(open_data(loaded)),
         runtime_(select_runtime(config_.train)),
         store_(folder_.checkpoints(), config_.checkpoint.keep_last, config_.checkpoint.keep_every),
+        lock_(folder_.lock_if_there()),
         start_(find_start(folder_, options.resume, store_)),
         state_(config_, runtime_),
         peak_flops_(measure_peak_flops(runtime_)) {
@@ -76,11 +77,13 @@ class TrainingRun {
   const RunData data_;
   const Runtime runtime_;
   CheckpointStore store_;
+  // On the folder, until the process ends. From before its checkpoints are looked at: another
+  // process may be adding to them.
+  detail::Descriptor lock_;
   const std::optional<Checkpoint> start_;
   RunState state_;
   const double peak_flops_;
   std::filesystem::path config_file_;
-  detail::Descriptor lock_;  // on the folder, until the process ends
   std::optional<Loader> loader_;
   std::optional<MetricsFile> metrics_;
   std::optional<TrainProgress> progress_;
@@ -99,7 +102,7 @@ TrainSummary TrainingRun::nothing_to_do() {
 
 // Everything before this left the disk alone.
 void TrainingRun::open_folder() {
-  lock_ = lock_folder(folder_.path);
+  if (lock_.get() < 0) lock_ = folder_.make_and_lock();
   config_file_ = folder_.describe_run(loaded_, runtime_, peak_flops_,
                                       start_ ? std::optional(state_.step) : std::nullopt);
   // The run's own copy: the data may be prepared anew while it goes on.

@@ -174,6 +174,19 @@ TEST_F(TrainerTest, AUsedFolderIsRefusedAndLeftAlone) {
   EXPECT_EQ(digest_file(folder_ / "run" / "metrics.jsonl"), before);
 }
 
+TEST_F(TrainerTest, AFolderThatIsHeldIsRefusedBeforeItsCheckpointsAreRead) {
+  const auto summary = train(config("run", {"train.steps=2"}));
+  fs::remove(summary.checkpoint / "manifest.json");  // would be refused too
+  const auto holder = lock_folder(folder_ / "run");
+  try {
+    train(config("run"), {"auto"});
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("for this process alone"), std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(TrainerTest, NothingIsCreatedWhereTheDataDoesNotFit) {
   EXPECT_THROW(train(config("run", {"data.path=" + (folder_ / "nowhere").string()})), Error);
   EXPECT_THROW(train(config("run", {"model.vocab_size=100"})), UsageError);
