@@ -57,6 +57,12 @@ double SplitIndex::bytes_per_token() const {
   return tokens > 0 ? static_cast<double>(text_bytes) / static_cast<double>(tokens) : 0.0;
 }
 
+std::string DataIndex::content_hash() const {
+  Json content = {{"tokenizer", tokenizer_hash}};
+  for (const auto& [name, split] : splits) content[name] = to_json(split).at("shards");
+  return xxh3_hex(content.dump());
+}
+
 DataIndex DataIndex::load(const std::filesystem::path& folder) {
   const auto path = folder / kIndexFile;
   if (!std::filesystem::exists(path)) {

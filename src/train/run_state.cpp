@@ -62,6 +62,22 @@ void refuse_another_model(const Checkpoint& checkpoint, const ModelConfig& model
   }
 }
 
+// The position in the data means nothing in others: samples would come twice or never.
+void refuse_other_data(const Checkpoint& checkpoint, const std::string& path,
+                       const DataIndex& data) {
+  if (digest_file(checkpoint.tokenizer()).xxh3 != data.tokenizer_hash) {
+    throw Error("[train] data.path: expected data of the tokenizer of " +
+                checkpoint.folder.string() + ", got " + path + ", which is of another");
+  }
+  const std::string now = data.content_hash();
+  // Checkpoints of before this was recorded have none.
+  const std::string trained_on = Json::parse(checkpoint.state.extra).value("data", now);
+  if (trained_on == now) return;
+  throw Error("[train] data.path: expected the data that " + checkpoint.folder.string() +
+              " was trained on (" + trained_on + "), got " + path + " with other tokens (" + now +
+              "); name those data, prepare them as they were, or start a new run");
+}
+
 }  // namespace
 
 RunState::RunState(const RunConfig& config, const Runtime& runtime)
@@ -75,12 +91,9 @@ void RunState::start(uint64_t seed) {
 }
 
 void RunState::restore(const Checkpoint& checkpoint, const RunConfig& config,
-                       const std::string& tokenizer_hash) {
+                       const DataIndex& data) {
   refuse_another_model(checkpoint, config.model);
-  if (digest_file(checkpoint.tokenizer()).xxh3 != tokenizer_hash) {
-    throw Error("[train] expected data of the tokenizer of " + checkpoint.folder.string() +
-                ", got " + config.data.path + ", which is of another");
-  }
+  refuse_other_data(checkpoint, config.data.path, data);
   load_into_named(checkpoint.model(), model_tensors(*model));
   load_into_named(checkpoint.optimizer(), optimizer.state());
   optimizer.state_loaded();
@@ -98,6 +111,7 @@ void RunState::restore(const Checkpoint& checkpoint, const RunConfig& config,
 }
 
 CheckpointContent RunState::capture(const RunConfig& config, const Runtime& runtime,
+                                    const DataIndex& data,
                                     const std::filesystem::path& tokenizer) const {
   CheckpointContent content;
   content.model = model_tensors(*model);
@@ -116,6 +130,7 @@ CheckpointContent RunState::capture(const RunConfig& config, const Runtime& runt
                      {"smoothed_loss", smoothed_loss},
                      {"smoothing_weight", smoothing_weight},
                      {"replayed", spans_to_json(model->stack().replayed())},
+                     {"data", data.content_hash()},
                      {"precision", dtype_name(runtime.compute_dtype)},
                      {"threads", runtime.threads},
                      {"device", runtime.device.str()}}

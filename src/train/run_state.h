@@ -20,11 +20,11 @@ struct RunState {
 
   /// Fresh weights.
   void start(uint64_t seed);
-  /// Throws Error where the checkpoint is of another model or of another tokenizer's tokens;
-  /// nothing is changed then.
-  void restore(const Checkpoint& checkpoint, const RunConfig& config,
-               const std::string& tokenizer_hash);
+  /// Throws Error where the checkpoint is of another model or was trained on other data; nothing is
+  /// changed then.
+  void restore(const Checkpoint& checkpoint, const RunConfig& config, const DataIndex& data);
   [[nodiscard]] CheckpointContent capture(const RunConfig& config, const Runtime& runtime,
+                                          const DataIndex& data,
                                           const std::filesystem::path& tokenizer) const;
 
   CausalLM model;

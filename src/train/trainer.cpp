@@ -43,7 +43,7 @@ class TrainingRun {
         state_(config_, runtime_),
         peak_flops_(measure_peak_flops(runtime_)) {
     if (start_) {
-      state_.restore(*start_, config_, data_.train.index().tokenizer_hash);
+      state_.restore(*start_, config_, data_.train.index());
     } else {
       state_.start(static_cast<uint64_t>(config_.train.seed));
     }
@@ -292,7 +292,8 @@ void TrainingRun::validate() {
 void TrainingRun::save() {
   progress_->note("saving");
   try {
-    summary_.checkpoint = store_.save(state_.capture(config_, runtime_, folder_.tokenizer()));
+    summary_.checkpoint =
+        store_.save(state_.capture(config_, runtime_, data_.train.index(), folder_.tokenizer()));
     failed_save_.clear();
   } catch (const Error& failure) {
     // The weights are in memory still: a later save may find room.

@@ -3,7 +3,7 @@ made."""
 import json
 import shutil
 
-from harness import CliTest, change_byte, fixture, train_arguments
+from harness import SOURCE, CliTest, change_byte, digest, fixture, train_arguments
 
 SHARD = "train-00000.bin"
 FIELDS_BYTES, HEADER_BYTES = 64, 4096  # of a shard's header, the rest of which is padding
@@ -97,6 +97,23 @@ class OtherTokenizer(CliTest):
     def test_eval_refuses_data_of_another_tokenizer_than_the_checkpoints(self):
         self.fails((1, 2), ["eval", fixture("straight-fp32"), "--data", self.other], self.other,
                    self.hash_of(self.other), self.hash_of(fixture("data")))
+
+    def test_a_run_is_not_resumed_on_other_data_of_its_tokenizer(self):
+        changed = self.scratch / "changed"
+        self.succeeds("prepare", SOURCE / "src/train", "--output", changed, "--tokenizer",
+                      fixture("data") / "tokenizer.model", "--validation-fraction", 0.2,
+                      "--document-bytes", 1000, "--threads", 1)
+        run_dir = self.copy_of_straight_run()
+        before = digest(run_dir)
+        self.fails((1, 2), train_arguments(run_dir, "--resume", "auto", train__steps=40,
+                                           data__path=changed), "data.path", changed)
+        self.assertEqual(digest(run_dir), before)
+
+    def test_a_run_is_resumed_on_its_data_in_another_folder(self):
+        shutil.copytree(fixture("data"), self.scratch / "moved")
+        run_dir = self.copy_of_straight_run()
+        self.succeeds(*train_arguments(run_dir, "--resume", "auto", train__steps=32,
+                                       data__path=self.scratch / "moved"))
 
     def test_a_run_is_not_resumed_on_data_of_another_tokenizer(self):
         run_dir = self.copy_of_straight_run()

@@ -73,6 +73,19 @@ class TrainerTest : public ::testing::Test {
            digest_file(summary.checkpoint / "optimizer.safetensors").xxh3;
   }
 
+  static CheckpointContent content_of(const fs::path& folder) {
+    CheckpointContent content;
+    const auto checkpoint = open_checkpoint(folder);
+    const auto model = checkpoint.model(), optimizer = checkpoint.optimizer();
+    for (const auto& name : model.names()) content.model.emplace_back(name, model.load(name));
+    for (const auto& name : optimizer.names()) {
+      content.optimizer.emplace_back(name, optimizer.load(name));
+    }
+    content.state = checkpoint.state;
+    content.tokenizer = checkpoint.tokenizer();
+    return content;
+  }
+
   fs::path folder_;
 };
 
@@ -203,23 +216,33 @@ TEST_F(TrainerTest, ACheckpointOfAnotherModelIsRefusedByName) {
   }
 }
 
+TEST_F(TrainerTest, ACheckpointOfOtherDataIsRefusedAndOneThatDoesNotSayIsTaken) {
+  const auto summary = train(config("run", {"train.steps=2"}));
+  auto content = content_of(summary.checkpoint);
+  auto extra = nlohmann::json::parse(content.state.extra);
+  CheckpointStore store(folder_ / "changed");
+  extra["data"] = "0123456789abcdef";
+  content.state.extra = extra.dump();
+  try {
+    train(config("other"), {store.save(content).string()});
+    FAIL() << "expected an error";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("0123456789abcdef"), std::string::npos)
+        << error.what();
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "other"));
+  extra.erase("data");
+  content.state.extra = extra.dump();
+  EXPECT_EQ(train(config("older"), {store.save(content).string()}).steps, 8);
+}
+
 TEST_F(TrainerTest, NonFiniteUpdatesAreSkippedAndEndTheRunWithoutOverwriting) {
   const auto sound = train(config("sound", {"train.steps=2", "checkpoint.every=1"}));
   // A checkpoint whose weights make every loss NaN, as a broken machine might.
-  auto content = [&] {
-    CheckpointContent made;
-    const auto checkpoint = open_checkpoint(sound.checkpoint);
-    const auto model = checkpoint.model(), optimizer = checkpoint.optimizer();
-    for (const auto& name : model.names()) made.model.emplace_back(name, model.load(name));
-    for (const auto& name : optimizer.names())
-      made.optimizer.emplace_back(name, optimizer.load(name));
-    for (auto& [name, tensor] : made.model) {
-      if (name == "model.norm.weight") tensor.fill_(NAN);
-    }
-    made.state = checkpoint.state;
-    made.tokenizer = checkpoint.tokenizer();
-    return made;
-  }();
+  auto content = content_of(sound.checkpoint);
+  for (auto& [name, tensor] : content.model) {
+    if (name == "model.norm.weight") tensor.fill_(NAN);
+  }
   CheckpointStore store(folder_ / "broken", 5);
   const auto broken = store.save(content);
   try {
