@@ -30,6 +30,14 @@ void write(spdlog::level::level_enum level, std::string_view message) {
   detail::show_status_line();
 }
 
+bool is_attached(const std::filesystem::path& path) {
+  for (const auto& sink : logger().sinks()) {
+    const auto* file = dynamic_cast<const spdlog::sinks::basic_file_sink_mt*>(sink.get());
+    if (file != nullptr && file->filename() == path.string()) return true;
+  }
+  return false;
+}
+
 }  // namespace
 
 void info(std::string_view message) {
@@ -43,6 +51,7 @@ void error(std::string_view message) {
 }
 
 void add_file(const std::filesystem::path& path) {
+  if (is_attached(path)) return;
   try {
     auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string());
     sink->set_pattern("%Y-%m-%d %H:%M:%S %l %v");

@@ -190,14 +190,15 @@ std::vector<fs::path> CheckpointStore::list() const {
   return folders;
 }
 
-std::optional<Checkpoint> CheckpointStore::newest_sound() {
+std::optional<Checkpoint> CheckpointStore::newest_sound(
+    const std::function<void(std::string_view)>& warn) {
   const auto folders = list();
   for (auto folder = folders.rbegin(); folder != folders.rend(); ++folder) {
     try {
       return open_checkpoint(*folder);
     } catch (const Error& failure) {
       refused_.insert(*folder);
-      log::warn("refused the checkpoint " + folder->filename().string() + ": " + failure.what());
+      warn("refused the checkpoint " + folder->filename().string() + ": " + failure.what());
     }
   }
   return std::nullopt;

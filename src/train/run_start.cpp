@@ -1,8 +1,11 @@
 #include "train/run_start.h"
 
+#include <utility>
+
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"
 #include "crnet/core/format.h"
+#include "crnet/core/log.h"
 
 namespace crnet {
 namespace {
@@ -60,10 +63,9 @@ RunData open_data(const LoadedConfig<RunConfig>& loaded) {
   return data;
 }
 
-std::optional<Checkpoint> find_start(const RunFolder& folder, const std::string& resume,
-                                     CheckpointStore& store) {
+RunStart find_start(const RunFolder& folder, const std::string& resume, CheckpointStore& store) {
   if (resume.empty()) {
-    if (!folder.is_used()) return std::nullopt;
+    if (!folder.is_used()) return {};
     throw UsageError("[train] train.run_dir: expected a new folder, got " + folder.path.string() +
                      ", which holds a run; go on with --resume auto, or choose another with --set "
                      "train.run_dir=FOLDER");
@@ -75,14 +77,17 @@ std::optional<Checkpoint> find_start(const RunFolder& folder, const std::string&
     }
     Checkpoint chosen = open_checkpoint(resume);
     refuse_to_fork(folder, store, chosen);
-    return chosen;
+    return {std::move(chosen), {}};
   }
-  auto newest = store.newest_sound();
-  if (!newest && !store.list().empty()) {
+  RunStart start;
+  start.checkpoint =
+      store.newest_sound([&](std::string_view line) { start.refusals.emplace_back(line); });
+  if (!start.checkpoint && !store.list().empty()) {
+    for (const auto& line : start.refusals) log::warn(line);
     throw Error("[train] --resume auto: expected a sound checkpoint in " +
                 folder.checkpoints().string() + ", got none; start anew in another train.run_dir");
   }
-  return newest;
+  return start;
 }
 
 }  // namespace crnet

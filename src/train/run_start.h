@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "crnet/config/load.h"
 #include "crnet/data/dataset.h"
@@ -23,9 +24,13 @@ struct RunData {
 /// damaged.
 RunData open_data(const LoadedConfig<RunConfig>& loaded);
 
-/// The checkpoint that TrainOptions::resume asks for; none where the run starts anew. Throws
-/// UsageError where the folder does not allow it, Error where no checkpoint is sound.
-std::optional<Checkpoint> find_start(const RunFolder& folder, const std::string& resume,
-                                     CheckpointStore& store);
+struct RunStart {
+  std::optional<Checkpoint> checkpoint;  ///< none: the run starts anew
+  std::vector<std::string> refusals;     ///< newer checkpoints that are damaged, a line for each
+};
+
+/// What TrainOptions::resume asks for. Throws UsageError where the folder does not allow it, Error
+/// where no checkpoint is sound (the refusals are logged then).
+RunStart find_start(const RunFolder& folder, const std::string& resume, CheckpointStore& store);
 
 }  // namespace crnet

@@ -42,19 +42,20 @@ class TrainingRun {
         start_(find_start(folder_, options.resume, store_)),
         state_(config_, runtime_),
         peak_flops_(measure_peak_flops(runtime_)) {
-    if (start_) {
-      state_.restore(*start_, config_, data_.train.index());
+    report_refusals();
+    if (start_.checkpoint) {
+      state_.restore(*start_.checkpoint, config_, data_.train.index());
     } else {
       state_.start(static_cast<uint64_t>(config_.train.seed));
     }
   }
-  ~TrainingRun() { log::close_files(); }
   TrainingRun(const TrainingRun&) = delete;
   TrainingRun& operator=(const TrainingRun&) = delete;
 
   TrainSummary run();
 
  private:
+  void report_refusals() const;
   TrainSummary nothing_to_do();
   void open_folder();
   void announce() const;
@@ -70,6 +71,11 @@ class TrainingRun {
   }
   [[nodiscard]] LoaderOptions loader_options() const;
 
+  struct LogFiles {
+    ~LogFiles() { log::close_files(); }
+  };
+
+  const LogFiles log_files_{};
   const LoadedConfig<RunConfig> loaded_;
   const RunConfig& config_ = loaded_.config;
   const std::string program_;
@@ -80,7 +86,7 @@ class TrainingRun {
   // On the folder, until the process ends. From before its checkpoints are looked at: another
   // process may be adding to them.
   detail::Descriptor lock_;
-  const std::optional<Checkpoint> start_;
+  const RunStart start_;
   RunState state_;
   const double peak_flops_;
   std::filesystem::path config_file_;
@@ -91,24 +97,32 @@ class TrainingRun {
   std::string failed_save_;
 };
 
+// Before the run is restored, which may fail; a run with checkpoints has its log already.
+void TrainingRun::report_refusals() const {
+  if (start_.refusals.empty()) return;
+  log::add_file(folder_.log());
+  for (const auto& line : start_.refusals) log::warn(line);
+}
+
 TrainSummary TrainingRun::nothing_to_do() {
-  log::info(format("nothing to do: %s has done its %ld steps (train.steps)", start_->folder.c_str(),
-                   static_cast<long>(state_.step)));
+  log::info(format("nothing to do: %s has done its %ld steps (train.steps)",
+                   start_.checkpoint->folder.c_str(), static_cast<long>(state_.step)));
   summary_.steps = state_.step;
   summary_.run_dir = folder_.path;
-  summary_.checkpoint = start_->folder;
+  summary_.checkpoint = start_.checkpoint->folder;
   return summary_;
 }
 
 // Everything before this left the disk alone.
 void TrainingRun::open_folder() {
   if (lock_.get() < 0) lock_ = folder_.make_and_lock();
-  config_file_ = folder_.describe_run(loaded_, runtime_, peak_flops_,
-                                      start_ ? std::optional(state_.step) : std::nullopt);
+  config_file_ =
+      folder_.describe_run(loaded_, runtime_, peak_flops_,
+                           start_.checkpoint ? std::optional(state_.step) : std::nullopt);
   // The run's own copy: the data may be prepared anew while it goes on.
   copy_durably(std::filesystem::path(config_.data.path) / kTokenizerFile, folder_.tokenizer());
   log::add_file(folder_.log());
-  if (start_) return;
+  if (start_.checkpoint) return;
   if (const auto aside = folder_.set_aside_metrics()) {
     log::info(
         "the run starts anew, since its last attempt left no checkpoint; what that measured is "
@@ -123,9 +137,9 @@ void TrainingRun::announce() const {
       "%s with %s parameters on %s; data %s, %s tokens", enum_name(config_.model.architecture),
       format_count(static_cast<double>(counts.total())).c_str(), describe(runtime_).c_str(),
       config_.data.path.c_str(), format_count(static_cast<double>(data_.train.tokens())).c_str()));
-  if (start_) {
-    log::info("resumed from " + start_->folder.string());
-    warn_of_changes(*start_, config_, runtime_);
+  if (start_.checkpoint) {
+    log::info("resumed from " + start_.checkpoint->folder.string());
+    warn_of_changes(*start_.checkpoint, config_, runtime_);
   }
 }
 
@@ -140,12 +154,12 @@ LoaderOptions TrainingRun::loader_options() const {
 }
 
 TrainSummary TrainingRun::run() {
-  if (start_ && state_.step >= config_.train.steps) return nothing_to_do();
+  if (start_.checkpoint && state_.step >= config_.train.steps) return nothing_to_do();
   const StopSignal signals;
   open_folder();
   announce();
   loader_.emplace(data_.train, loader_options());
-  metrics_.emplace(folder_.metrics(), start_ ? state_.step : -1);
+  metrics_.emplace(folder_.metrics(), start_.checkpoint ? state_.step : -1);
   progress_.emplace(config_.train.steps, config_.train.log_every);
   summary_.run_dir = folder_.path;
   if (state_.step == 0) validate();

@@ -57,6 +57,8 @@ class DamagedCheckpoint(CliTest):
         self.assertEqual(len(warning), 1, resumed.stderr)
         self.assertIn(NEWEST, warning[0])
         self.assertIn("model.safetensors", warning[0])
+        log = (run_dir / "train.log").read_text()
+        self.assertEqual(log.count(warning[0].split("warning ")[1]), 1, log)
         self.assertIn(f"resumed from {run_dir}/checkpoints/{OLDER}", resumed.stderr)
         self.assert_same_end(run_dir, "fp32", resumed.stderr)
 

@@ -12,7 +12,8 @@ void info(std::string_view message);
 void warn(std::string_view message);
 void error(std::string_view message);
 
-/// Appends all later messages to `path` too. Throws crnet::Error where it cannot be opened.
+/// Appends all later messages to `path` too, once however often it is asked for. Throws
+/// crnet::Error where it cannot be opened.
 void add_file(const std::filesystem::path& path);
 
 /// Stops writing to the files that add_file attached.

@@ -12,11 +12,14 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "crnet/core/log.h"
 #include "crnet/interop/safetensors.h"
 
 namespace crnet {
@@ -76,9 +79,11 @@ class CheckpointStore {
   /// The folders by step, oldest first, not verified. Empty where there is no store yet.
   [[nodiscard]] std::vector<std::filesystem::path> list() const;
 
-  /// The newest checkpoint that open_checkpoint accepts. Logs a warning for each newer one that it
-  /// refuses, with the reason; removes nothing. Pruning won't count the refused ones as kept.
-  [[nodiscard]] std::optional<Checkpoint> newest_sound();
+  /// The newest checkpoint that open_checkpoint accepts. Hands `warn` a line for each newer one
+  /// that it refuses, with the reason; removes nothing. Pruning won't count the refused ones as
+  /// kept.
+  [[nodiscard]] std::optional<Checkpoint> newest_sound(
+      const std::function<void(std::string_view)>& warn = log::warn);
 
  private:
   void remove_leftovers() const;
