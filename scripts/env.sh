@@ -49,16 +49,33 @@ find_torch() {
   return 1
 }
 
+# The Python of the tests that compare with PyTorch: the user's, else the environment's; else nothing.
+find_python() {
+  local python
+  if [[ -n ${CRNET_PYTHON:-} ]]; then
+    python=$(command -v "$CRNET_PYTHON") ||
+      die "[CRNET_PYTHON] expected an interpreter, got $CRNET_PYTHON"
+    realpath -s "$python"  # a link into an environment stays one
+  elif [[ -x $CRNET_VENV/bin/python ]]; then
+    echo "$CRNET_VENV/bin/python"
+  fi
+}
+
+# cached BUILD NAME: the value that CMake has kept for a build folder.
+cached() { sed -n "s/^$2:[A-Z]*=//p" "$1/CMakeCache.txt" 2>/dev/null || true; }
+
 # configure_tree PRESET [cmake arguments…]: configures build/PRESET unless that is done already
-# for the same LibTorch.
+# for the same LibTorch and Python.
 configure_tree() {
-  local preset=$1 torch build configured
+  local preset=$1 torch python build configured
   shift
   torch=$(find_torch) || die "[setup] expected a LibTorch, found none; run scripts/setup.sh"
   build=$CRNET_ROOT/build/$preset
-  configured=$(sed -n 's/^LibTorch_INCLUDE_DIR:PATH=//p' "$build/CMakeCache.txt" 2>/dev/null) || true
+  python=$(find_python)
+  configured=$(cached "$build" LibTorch_INCLUDE_DIR)
   export CMAKE_PREFIX_PATH=$torch${CMAKE_PREFIX_PATH:+:$CMAKE_PREFIX_PATH}
-  if [[ -f $build/build.ninja && $# -eq 0 && $(realpath -m "$configured") == "$torch/include" ]]; then
+  if [[ -f $build/build.ninja && $# -eq 0 && $(realpath -m "$configured") == "$torch/include" &&
+    (-z $python || $(cached "$build" CRNET_PYTHON) == "$python") ]]; then
     return
   fi
   say "Configuring build/$preset with LibTorch in $torch"
@@ -66,7 +83,8 @@ configure_tree() {
   if [[ -n $configured && $(realpath -m "$configured") != "$torch/include" ]]; then
     fresh=(--fresh)
   fi
-  (cd "$CRNET_ROOT" && cmake --preset "$preset" --log-level=WARNING "${fresh[@]}" "$@")
+  (cd "$CRNET_ROOT" && cmake --preset "$preset" --log-level=WARNING "${fresh[@]}" \
+    ${python:+-DCRNET_PYTHON="$python"} "$@")
 }
 
 # build_tree PRESET [targets…]
