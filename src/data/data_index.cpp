@@ -66,8 +66,8 @@ std::string DataIndex::content_hash() const {
 DataIndex DataIndex::load(const std::filesystem::path& folder) {
   const auto path = folder / kIndexFile;
   if (!std::filesystem::exists(path)) {
-    throw Error("[data] expected prepared data in " + folder.string() +
-                ", got no index.json; make it, or finish it, with crnet prepare");
+    throw UsageError("[data] expected prepared data in " + folder.string() +
+                     ", got no index.json; make it, or finish it, with crnet prepare");
   }
   try {
     const auto json = Json::parse(read_text(path));

@@ -13,12 +13,12 @@ namespace {
 void check_tokenizer(const DataIndex& index, const DataSetChecks& checks,
                      const std::filesystem::path& folder) {
   if (!checks.tokenizer_hash.empty() && checks.tokenizer_hash != index.tokenizer_hash) {
-    throw Error("[data] expected data of the tokenizer " + checks.tokenizer_hash + ", got " +
-                folder.string() + " of the tokenizer " + index.tokenizer_hash +
-                "; prepare it with the other's tokenizer.model");
+    throw UsageError("[data] expected data of the tokenizer " + checks.tokenizer_hash + ", got " +
+                     folder.string() + " of the tokenizer " + index.tokenizer_hash +
+                     "; prepare it with the other's tokenizer.model");
   }
   if (checks.vocab_size != 0 && checks.vocab_size != index.vocab_size) {
-    throw Error(
+    throw UsageError(
         format("[data] expected data of %ld different ids, got %d in %s; set the model's "
                "vocabulary to the data's",
                static_cast<long>(checks.vocab_size), index.vocab_size, folder.c_str()));
@@ -58,8 +58,8 @@ DataSet DataSet::open(const std::filesystem::path& folder, const std::string& sp
   check_tokenizer(index, checks, folder);
   const auto found = index.splits.find(split);
   if (found == index.splits.end()) {
-    throw Error("[data] expected a split '" + split + "' in " + folder.string() +
-                ", got: " + names_of(index.splits));
+    throw UsageError("[data] expected a split of " + folder.string() + " (" +
+                     names_of(index.splits) + "), got '" + split + "'");
   }
   for (const auto& entry : found->second.shards) {
     state->shards.push_back(open_shard(folder / entry.file, entry, index));
@@ -89,7 +89,7 @@ TokenWindows::TokenWindows(DataSet dataset, int64_t sequence_length)
     first_window_.push_back(first_window_.back() + windows);
   }
   if (count() > 0) return;
-  throw Error(
+  throw UsageError(
       format("[data] expected at least %ld tokens in a shard for sequences of %ld, got %ld "
              "tokens in %zu shard(s) of the split '%s' of %s; prepare more text, or use "
              "shorter sequences",

@@ -59,10 +59,22 @@ void refuse_output_within_input(const PrepareOptions& options) {
   }
 }
 
+void check_tokenizer(const fs::path& path) {
+  if (!fs::is_regular_file(path)) {
+    throw UsageError("[prepare] --tokenizer: expected a SentencePiece model, got " + path.string() +
+                     ", which is no file");
+  }
+  try {
+    Tokenizer::load(path);
+  } catch (const Error& failure) {
+    throw UsageError(std::string("[prepare] --tokenizer: ") + failure.what());
+  }
+}
+
 void check_inputs(const PrepareOptions& options) {
   open_text(options);
   refuse_output_within_input(options);
-  if (options.train_tokenizer == 0) Tokenizer::load(options.tokenizer);
+  if (options.train_tokenizer == 0) check_tokenizer(options.tokenizer);
 }
 
 Tokenizer train(const PrepareOptions& options) {

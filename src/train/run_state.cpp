@@ -55,10 +55,10 @@ void refuse_another_model(const Checkpoint& checkpoint, const ModelConfig& model
   const Json saved = Json::parse(checkpoint.state.model_config), wanted = Json(to_json(model));
   for (const auto& [key, value] : wanted.items()) {
     if (saved.contains(key) && saved[key] == value) continue;
-    throw Error("[train] model." + key + ": expected " +
-                (saved.contains(key) ? saved[key].dump() : "nothing") + " as in " +
-                checkpoint.folder.string() + ", got " + value.dump() +
-                "; the checkpoint is of another model");
+    throw UsageError("[train] model." + key + ": expected " +
+                     (saved.contains(key) ? saved[key].dump() : "nothing") + " as in " +
+                     checkpoint.folder.string() + ", got " + value.dump() +
+                     "; the checkpoint is of another model");
   }
 }
 
@@ -66,16 +66,16 @@ void refuse_another_model(const Checkpoint& checkpoint, const ModelConfig& model
 void refuse_other_data(const Checkpoint& checkpoint, const std::string& path,
                        const DataIndex& data) {
   if (digest_file(checkpoint.tokenizer()).xxh3 != data.tokenizer_hash) {
-    throw Error("[train] data.path: expected data of the tokenizer of " +
-                checkpoint.folder.string() + ", got " + path + ", which is of another");
+    throw UsageError("[train] data.path: expected data of the tokenizer of " +
+                     checkpoint.folder.string() + ", got " + path + ", which is of another");
   }
   const std::string now = data.content_hash();
   // Checkpoints of before this was recorded have none.
   const std::string trained_on = Json::parse(checkpoint.state.extra).value("data", now);
   if (trained_on == now) return;
-  throw Error("[train] data.path: expected the data that " + checkpoint.folder.string() +
-              " was trained on (" + trained_on + "), got " + path + " with other tokens (" + now +
-              "); name those data, prepare them as they were, or start a new run");
+  throw UsageError("[train] data.path: expected the data that " + checkpoint.folder.string() +
+                   " was trained on (" + trained_on + "), got " + path + " with other tokens (" +
+                   now + "); name those data, prepare them as they were, or start a new run");
 }
 
 }  // namespace

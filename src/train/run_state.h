@@ -20,8 +20,8 @@ struct RunState {
 
   /// Fresh weights.
   void start(uint64_t seed);
-  /// Throws Error where the checkpoint is of another model or was trained on other data; nothing is
-  /// changed then.
+  /// Throws UsageError where the checkpoint is of another model or was trained on other data;
+  /// nothing is changed then.
   void restore(const Checkpoint& checkpoint, const RunConfig& config, const DataIndex& data);
   [[nodiscard]] CheckpointContent capture(const RunConfig& config, const Runtime& runtime,
                                           const DataIndex& data,

@@ -10,8 +10,8 @@ namespace {
 
 Checkpoint find_checkpoint(const std::filesystem::path& path) {
   if (!std::filesystem::exists(path)) {
-    throw Error("[checkpoint] expected a checkpoint or a run's folder, got " + path.string() +
-                ", which does not exist");
+    throw UsageError("[checkpoint] expected a checkpoint or a run's folder, got " + path.string() +
+                     ", which does not exist");
   }
   if (!std::filesystem::exists(path / "checkpoints")) return open_checkpoint(path);
   auto newest = CheckpointStore(path / "checkpoints").newest_sound();

@@ -15,9 +15,9 @@ class DamagedData(CliTest):
         shutil.copytree(fixture("data"), data)
         return data
 
-    def check(self, data, *named, **settings):
+    def check(self, data, *named, code=1, **settings):
         run_dir = self.scratch / f"run-on-{data.name}"
-        self.fails((1, 2), train_arguments(run_dir, data__path=data, **settings), *named)
+        self.fails(code, train_arguments(run_dir, data__path=data, **settings), *named)
         self.assertFalse(run_dir.exists())
 
     def test_a_truncated_shard_is_named(self):
@@ -39,16 +39,17 @@ class DamagedData(CliTest):
         data = self.copy("data")
         change_byte(data / "validation-00000.bin", -1)
         self.check(data, data / "validation-00000.bin", "damaged")
-        self.fails((1, 2), ["eval", fixture("straight-fp32"), "--data", data],
-                   data / "validation-00000.bin")
+        self.damaged(["eval", fixture("straight-fp32"), "--data", data],
+                     data / "validation-00000.bin")
 
     def test_a_missing_file_is_named(self):
         for name in ("index.json", SHARD, "validation-00000.bin", "tokenizer.model"):
             with self.subTest(name):
                 data = self.copy(name)
                 (data / name).unlink()
-                self.check(data, data, name)
-        self.check(self.scratch / "nowhere", self.scratch / "nowhere")
+                # Without an index it is no data yet.
+                self.check(data, data, name, code=2 if name == "index.json" else 1)
+        self.check(self.scratch / "nowhere", self.scratch / "nowhere", code=2)
 
     def test_an_index_of_something_else_is_named(self):
         data = self.copy("data")
@@ -63,7 +64,7 @@ class DamagedData(CliTest):
                       "--validation-fraction", 0.5, "--threads", 1,
                       "--tokenizer", fixture("data") / "tokenizer.model")
         self.check(self.scratch / "data", self.scratch / "data", "shorter sequences",
-                   data__sequence_length=512, train__micro_batch=1)
+                   code=2, data__sequence_length=512, train__micro_batch=1)
 
 
 class OtherTokenizer(CliTest):
@@ -83,20 +84,20 @@ class OtherTokenizer(CliTest):
         data, run_dir = self.scratch / "data", self.scratch / "run"
         shutil.copytree(fixture("data"), data)
         shutil.copy(self.other / SHARD, data / SHARD)
-        self.fails((1, 2), train_arguments(run_dir, data__path=data), data / SHARD,
-                   self.hash_of(data), self.hash_of(self.other))
+        self.damaged(train_arguments(run_dir, data__path=data), data / SHARD,
+                     self.hash_of(data), self.hash_of(self.other))
         self.assertFalse(run_dir.exists())
 
     def test_a_tokenizer_that_the_shards_are_not_of_is_named(self):
         data, run_dir = self.scratch / "data", self.scratch / "run"
         shutil.copytree(fixture("data"), data)
         shutil.copy(self.other / "tokenizer.model", data / "tokenizer.model")
-        self.fails((1, 2), train_arguments(run_dir, data__path=data), data)
+        self.damaged(train_arguments(run_dir, data__path=data), data)
         self.assertFalse(run_dir.exists())
 
     def test_eval_refuses_data_of_another_tokenizer_than_the_checkpoints(self):
-        self.fails((1, 2), ["eval", fixture("straight-fp32"), "--data", self.other], self.other,
-                   self.hash_of(self.other), self.hash_of(fixture("data")))
+        self.refused(["eval", fixture("straight-fp32"), "--data", self.other], self.other,
+                     self.hash_of(self.other), self.hash_of(fixture("data")))
 
     def test_a_run_is_not_resumed_on_other_data_of_its_tokenizer(self):
         changed = self.scratch / "changed"
@@ -105,8 +106,8 @@ class OtherTokenizer(CliTest):
                       "--document-bytes", 1000, "--threads", 1)
         run_dir = self.copy_of_straight_run()
         before = digest(run_dir)
-        self.fails((1, 2), train_arguments(run_dir, "--resume", "auto", train__steps=40,
-                                           data__path=changed), "data.path", changed)
+        self.refused(train_arguments(run_dir, "--resume", "auto", train__steps=40,
+                                     data__path=changed), "data.path", changed)
         self.assertEqual(digest(run_dir), before)
 
     def test_a_run_is_resumed_on_its_data_in_another_folder(self):
@@ -117,5 +118,5 @@ class OtherTokenizer(CliTest):
 
     def test_a_run_is_not_resumed_on_data_of_another_tokenizer(self):
         run_dir = self.copy_of_straight_run()
-        self.fails((1, 2), train_arguments(run_dir, "--resume", "auto", train__steps=40,
-                                           data__path=self.other), self.other)
+        self.refused(train_arguments(run_dir, "--resume", "auto", train__steps=40,
+                                     data__path=self.other), self.other)

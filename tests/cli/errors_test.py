@@ -76,6 +76,17 @@ class CommandLine(CliTest):
             with self.subTest(" ".join(map(str, arguments[2:]))):
                 self.refused(arguments, *named)
 
+    def test_a_path_or_split_that_is_not_there_is_named(self):
+        run, missing = fixture("straight-fp32"), self.scratch / "missing"
+        for arguments, named in (
+                (["eval", missing, "--data", fixture("data")], [missing]),
+                (["eval", run, "--data", missing], [missing, "crnet prepare"]),
+                (["eval", run, "--data", fixture("data"), "--split", "valid"],
+                 ["train, validation", "got 'valid'"]),
+                (["generate", missing], [missing])):
+            with self.subTest(" ".join(map(str, arguments))):
+                self.refused(arguments, *named)
+
 
 class Configuration(CliTest):
     """Mistakes in a file of four lines, whose third and fourth are the test's."""

@@ -170,18 +170,18 @@ class CliTest(unittest.TestCase):
         self.assertEqual(result.returncode, 0, f"{arguments}\n{result.stderr}")
         return result
 
-    def succeeds_not(self, arguments):
-        """Exits with 1 or 2, perhaps after log lines, and says so in one last line."""
+    def breaks_off(self, arguments):
+        """Exits with 1, perhaps after log lines, and says so in one last line."""
         result = crnet(*arguments, cwd=self.scratch)
-        self.assertIn(result.returncode, (1, 2), f"{arguments}\n{result.stderr}")
+        self.assertEqual(result.returncode, 1, f"{arguments}\n{result.stderr}")
         self.assertRegex(result.stderr, r"(?:\A|\n)crnet: [^\n]+\n\Z")
         return result
 
-    def fails(self, codes, arguments, *named, cwd=None):
-        """Exits with one of `codes`, prints one line, and this names all of `named`."""
+    def fails(self, code, arguments, *named, cwd=None):
+        """Exits with `code`, prints one line, and this names all of `named`."""
         result = crnet(*arguments, cwd=cwd or self.scratch)
         shown = f"crnet {' '.join(map(str, arguments))[:500]}\n{result.stdout[:500]}{result.stderr}"
-        self.assertIn(result.returncode, codes, shown)
+        self.assertEqual(result.returncode, code, shown)
         self.assertEqual(len(result.stdout), 0, f"expected no output before an error\n{shown}")
         self.assertRegex(result.stderr, r"\Acrnet: [^\n]+\n\Z", shown)
         for text in named:
@@ -190,7 +190,11 @@ class CliTest(unittest.TestCase):
 
     def refused(self, arguments, *named, cwd=None):
         """A mistake of the user's: exit 2 and one line."""
-        return self.fails((2,), arguments, *named, cwd=cwd)
+        return self.fails(2, arguments, *named, cwd=cwd)
+
+    def damaged(self, arguments, *named):
+        """Something outside the program is not as it should be: exit 1 and one line."""
+        return self.fails(1, arguments, *named)
 
     def assert_same_end(self, run_dir, precision, message=""):
         """The run ended as the one that was never interrupted: weights, moments and figures."""

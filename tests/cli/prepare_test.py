@@ -27,7 +27,7 @@ class Preparation(CliTest):
                 ([text, *to, "--tokenizer", self.scratch / "none.model"], ["none\\.model"]),
                 ([text, *to, "--tokenizer", text], ["text\\.txt", "SentencePiece|tokenizer"])):
             with self.subTest(" ".join(map(str, arguments))):
-                result = self.fails((1, 2), ["prepare", *arguments])
+                result = self.refused(["prepare", *arguments])
                 for pattern in named:
                     self.assertRegex(result.stderr, pattern)
                 self.assertFalse((output / "index.json").exists())
@@ -75,8 +75,8 @@ class Interruption(CliTest):
             with self.subTest(signal.Signals(number).name):
                 self.interrupt(number)
                 run_dir = self.scratch / "run"
-                self.fails((1, 2), train_arguments(run_dir, data__path=self.data), self.data,
-                           "crnet prepare")
+                self.refused(train_arguments(run_dir, data__path=self.data), self.data,
+                             "crnet prepare")
                 self.assertFalse(run_dir.exists())
 
     def test_the_same_command_again_makes_it_whole(self):

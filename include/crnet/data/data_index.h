@@ -37,11 +37,11 @@ struct DataIndex {
   std::map<std::string, std::string> options;  ///< How it was prepared, for people.
   std::map<std::string, SplitIndex> splits;
 
-  /// A hash of the tokenizer and of every shard's tokens, in order. Equal for data that give the same
-  /// samples; where the text came from and how it was read have no part in it.
+  /// A hash of the tokenizer and of every shard's tokens, in order. Equal for data that give the
+  /// same samples; where the text came from and how it was read have no part in it.
   [[nodiscard]] std::string content_hash() const;
 
-  /// Throws crnet::Error where `folder` has none, or one that cannot be understood.
+  /// Throws UsageError where `folder` has none, Error for one that cannot be understood.
   static DataIndex load(const std::filesystem::path& folder);
 
   /// Replaces the folder's index; it is on the disk on return.

@@ -23,8 +23,9 @@ struct DataSetChecks {
 /// All shards of a split, mapped. Copies share the mapping.
 class DataSet {
  public:
-  /// Throws crnet::Error, naming the file, where the index or a shard is missing, truncated,
-  /// damaged, or of another tokenizer than the index or `checks` say.
+  /// Throws UsageError where `folder` holds no finished data, or none of this split or of what
+  /// `checks` say; Error, naming the file, where a shard is missing, truncated, damaged, or of
+  /// another tokenizer than the index says.
   static DataSet open(const std::filesystem::path& folder, const std::string& split,
                       const DataSetChecks& checks = {});
 
@@ -52,7 +53,7 @@ class DataSet {
 /// cross shards; a rest too short for a window is left out, at most T tokens of a shard.
 class TokenWindows {
  public:
-  /// Throws crnet::Error where the split has fewer tokens than one window.
+  /// Throws UsageError where the split has fewer tokens than one window.
   TokenWindows(DataSet dataset, int64_t sequence_length);
 
   [[nodiscard]] int64_t count() const { return first_window_.back(); }

@@ -23,7 +23,8 @@ struct SavedModel {
 };
 
 /// Loads and verifies a checkpoint: its folder, or a run's folder, whose newest sound checkpoint is
-/// taken. The model is on `runtime`'s device in its precision. Throws Error naming what is wrong.
+/// taken. The model is on `runtime`'s device in its precision. Throws UsageError where there
+/// is no such path, Error naming what is wrong with it.
 SavedModel load_model(const std::filesystem::path& path, const Runtime& runtime);
 
 }  // namespace crnet
