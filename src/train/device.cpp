@@ -1,13 +1,16 @@
 #include "crnet/train/device.h"
 
 #include <c10/core/CachingDeviceAllocator.h>
+#include <dlfcn.h>
 #include <malloc.h>
 #include <sys/resource.h>
 #include <torch/cuda.h>
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <fstream>
+#include <memory>
 #include <thread>
 
 #include "crnet/core/error.h"
@@ -53,6 +56,25 @@ std::string cpuinfo(const std::string& key) {
     if (line.starts_with(key) && colon != std::string::npos) return line.substr(colon + 2);
   }
   return "";
+}
+
+// Asked of the driver, which LibTorch has loaded: its own calls for this want CUDA's headers. ""
+// where the driver does not answer.
+std::string gpu_name(int index) {
+  using GetDevice = int(int* device, int ordinal);
+  using GetName = int(char* name, int length, int device);
+  const auto close = [](void* library) { dlclose(library); };
+  const std::unique_ptr<void, decltype(close)> driver(
+      dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD));
+  if (!driver) return "";
+  auto* const get_device = reinterpret_cast<GetDevice*>(dlsym(driver.get(), "cuDeviceGet"));
+  auto* const get_name = reinterpret_cast<GetName*>(dlsym(driver.get(), "cuDeviceGetName"));
+  if (get_device == nullptr || get_name == nullptr) return "";
+  int device = 0;
+  std::array<char, 256> name{};
+  const bool answered = get_device(&device, index) == 0 &&
+                        get_name(name.data(), static_cast<int>(name.size()) - 1, device) == 0;
+  return answered ? name.data() : "";
 }
 
 bool multiplies_bf16_natively(torch::Device device) {
@@ -122,12 +144,20 @@ std::string dtype_name(torch::ScalarType dtype) {
   return dtype == torch::kFloat64 ? "fp64" : "fp32";
 }
 
+std::string cpu_name() {
+  const std::string name = cpuinfo("model name");
+  return name.empty() ? "CPU" : name;
+}
+
 std::string describe(const Runtime& runtime) {
   const std::string precision = dtype_name(runtime.compute_dtype);
-  if (runtime.device.is_cuda()) return "CUDA device " + runtime.device.str() + ", " + precision;
-  const std::string name = cpuinfo("model name");
-  return format("%s, %ld threads, %s", name.empty() ? "CPU" : name.c_str(),
-                static_cast<long>(runtime.threads), precision.c_str());
+  if (!runtime.device.is_cuda()) {
+    return format("%s, %ld threads, %s", cpu_name().c_str(), static_cast<long>(runtime.threads),
+                  precision.c_str());
+  }
+  const std::string name = gpu_name(std::max<int>(0, runtime.device.index()));
+  return format("%s (%s), %s", name.empty() ? "CUDA device" : name.c_str(),
+                runtime.device.str().c_str(), precision.c_str());
 }
 
 void keep_freed_memory() {

@@ -37,6 +37,7 @@ std::string run_json(const RunConfig& config, const Runtime& runtime, double pea
       {"first_step", first_step},
       {"host", host_name()},
       {"hardware", describe(runtime)},
+      {"cpu", cpu_name()},
       {"device", runtime.device.str()},
       {"precision", dtype_name(runtime.compute_dtype)},
       {"threads", runtime.threads},

@@ -65,6 +65,7 @@ class RunFolder(CliTest):
         run = json.loads((self.run_dir / "run.json").read_text())
         self.assertEqual(run["precision"], "bf16")
         self.assertTrue(run["crnet_version"] and run["torch_version"] and run["hardware"])
+        self.assertIn(run["cpu"], run["hardware"])  # it was trained on the CPU
         root = xml.etree.ElementTree.parse(self.run_dir / "loss.svg").getroot()
         self.assertTrue(root.tag.endswith("svg"))
         self.assertIn(f"step {STEPS}/{STEPS}", (self.run_dir / "train.log").read_text())

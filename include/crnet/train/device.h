@@ -31,7 +31,9 @@ double measure_peak_flops(const Runtime& runtime);
 /// CPU. Bytes.
 int64_t peak_memory_bytes(torch::Device device);
 
-/// "AMD EPYC, 2 threads, bf16" or "CUDA device, bf16".
+/// "AMD EPYC"; "CPU" where the system does not tell.
+std::string cpu_name();
+/// "AMD EPYC, 2 threads, bf16" or "NVIDIA H100 80GB HBM3 (cuda:0), bf16".
 std::string describe(const Runtime& runtime);
 /// "bf16", "fp32" or "fp64".
 std::string dtype_name(torch::ScalarType dtype);
