@@ -4,11 +4,10 @@
 
 #include <algorithm>
 #include <filesystem>
-#include <fstream>
 #include <set>
-#include <sstream>
 
 #include "config/yaml_value.h"
+#include "crnet/core/file.h"
 #include "crnet/core/format.h"
 
 namespace crnet {
@@ -75,12 +74,12 @@ std::string missing_file_hint(const fs::path& path) {
   return nearest.empty() ? "" : "; did you mean " + (path.parent_path() / nearest).string() + "?";
 }
 
-std::string read_text(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  if (!file) throw UsageError("[config] " + path.string() + ": expected a readable file");
-  return text.str();
+std::string text_of(const fs::path& path) {
+  try {
+    return read_text(path);
+  } catch (const Error& failure) {
+    throw UsageError("[config] " + path.string() + ": " + failure.what());
+  }
 }
 
 YAML::Node parse_text(const std::string& text, const YamlSource& source) {
@@ -107,7 +106,7 @@ class Loader {
 
   void read_file(const fs::path& path) {
     const YamlSource source{.name = path.string(), .has_lines = true};
-    const YAML::Node root = parse_text(read_text(path), source);
+    const YAML::Node root = parse_text(text_of(path), source);
     if (!root.IsMap()) {
       throw UsageError("[config] " + source.name + ": expected keys and values, got " +
                        shown(root));
