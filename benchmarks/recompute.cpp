@@ -4,6 +4,7 @@
 //   crnet_bench_recompute --drift               error of rebuilt outputs and of the gradient
 //
 // Strategies take turns in one process; ratios are taken round by round.
+#include <c10/core/CachingDeviceAllocator.h>
 #include <torch/torch.h>
 #include <torch/version.h>
 
@@ -13,6 +14,7 @@
 #include <cstdio>
 #include <cxxopts.hpp>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -33,8 +35,39 @@ constexpr double kMiB = 1024.0 * 1024.0;
 
 struct Arguments {
   std::string arch, size;
+  std::vector<std::string> settings;  // key=value, as of crnet's --set
   int64_t batch = 0, length = 0, rounds = 0, threads = 0, stride = 0;
   bool bf16 = false;
+  torch::Device device = torch::kCPU;
+};
+
+// Bytes that tensors hold on a device, counted from its construction on.
+class MemoryProbe {
+ public:
+  explicit MemoryProbe(torch::Device device) {
+    if (!device.is_cuda()) {
+      counter_.emplace();
+      return;
+    }
+    cuda_ = c10::getDeviceAllocator(torch::kCUDA);
+    cuda_->resetPeakStats(0);
+    before_ = stat().current;
+  }
+  [[nodiscard]] double live_mib() const {
+    return static_cast<double>(counter_ ? counter_->live_bytes() : stat().current - before_) / kMiB;
+  }
+  [[nodiscard]] double peak_mib() const {
+    return static_cast<double>(counter_ ? counter_->peak_bytes() : stat().peak - before_) / kMiB;
+  }
+
+ private:
+  [[nodiscard]] c10::CachingAllocator::Stat stat() const {
+    return cuda_->getDeviceStats(0)
+        .allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)];
+  }
+  std::optional<crnet::testing::CountingAllocator> counter_;
+  c10::DeviceAllocator* cuda_ = nullptr;
+  int64_t before_ = 0;
 };
 
 // Every strategy, those that leave attention out also with its result kept.
@@ -72,25 +105,32 @@ struct Step {
 
 Step measure(crnet::CausalLM& model, const Tensor& tokens) {
   for (auto& parameter : model->parameters()) parameter.mutable_grad().reset();
-  const crnet::testing::CountingAllocator allocator;
+  const auto synchronize = [&] {
+    if (tokens.is_cuda()) torch::cuda::synchronize();
+  };
+  synchronize();
+  const MemoryProbe memory(tokens.device());
   const auto begin = std::chrono::steady_clock::now();
   const Tensor loss = model->loss(tokens, tokens);
-  const auto kept = static_cast<double>(allocator.live_bytes());
+  const double kept = memory.live_mib();
   loss.backward();
+  synchronize();
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  return {seconds, static_cast<double>(allocator.peak_bytes()) / kMiB, kept / kMiB};
+  return {seconds, memory.peak_mib(), kept};
 }
 
 void print_costs(const Arguments& arguments) {
-  auto config = crnet::load_run_config(std::string(CRNET_SOURCE_DIR "/configs/models/") +
-                                       arguments.arch + "-" + arguments.size + ".yaml")
-                    .config.model;
-  crnet::CausalLM model(config);
+  const auto config = crnet::load_run_config(std::string(CRNET_SOURCE_DIR "/configs/models/") +
+                                                 arguments.arch + "-" + arguments.size + ".yaml",
+                                             arguments.settings)
+                          .config.model;
+  crnet::CausalLM model(config, arguments.device);
   crnet::initialize(*model, 1);
   model->set_compute_dtype(arguments.bf16 ? torch::kBFloat16 : torch::kFloat32);
   torch::manual_seed(1);
-  const Tensor tokens = torch::randint(config.vocab_size, {arguments.batch, arguments.length});
+  const Tensor tokens =
+      torch::randint(config.vocab_size, {arguments.batch, arguments.length}).to(arguments.device);
   const auto strategies = strategies_of(config.architecture, arguments.stride);
   std::vector<std::vector<double>> seconds(strategies.size()), ratios(strategies.size());
   std::vector<Step> last(strategies.size());
@@ -202,6 +242,9 @@ void run(int argc, char** argv) {
       ("rounds", "after one of warm-up", cxxopts::value<int64_t>()->default_value("5"))
       ("stride", "recompute.anchors; 0: the strategy's own",
        cxxopts::value<int64_t>()->default_value("0"))
+      ("set", "override a key of the model: key=value (may be repeated)",
+       cxxopts::value<std::vector<std::string>>()->default_value(""))
+      ("device", "cpu or cuda", cxxopts::value<std::string>()->default_value("cpu"))
       ("threads", "CPU threads", cxxopts::value<int64_t>()->default_value("2"))
       ("drift", "measure errors in place of costs")
       ("help", "print this");
@@ -219,15 +262,23 @@ void run(int argc, char** argv) {
   arguments.rounds = std::max<int64_t>(1, parsed["rounds"].as<int64_t>());
   arguments.stride = parsed["stride"].as<int64_t>();
   arguments.threads = parsed["threads"].as<int64_t>();
+  for (const auto& setting : parsed["set"].as<std::vector<std::string>>()) {
+    if (!setting.empty()) arguments.settings.push_back(setting);
+  }
+  arguments.device = torch::Device(parsed["device"].as<std::string>());
   arguments.bf16 = parsed["precision"].as<std::string>() == "bf16";
   torch::set_num_threads(static_cast<int>(arguments.threads));
   if (parsed.count("drift") > 0) {
     print_all_drifts();
     return;
   }
-  std::printf("%ld x %ld tokens, %ld threads, LibTorch %s; forward and backward, median of %ld\n\n",
-              static_cast<long>(arguments.batch), static_cast<long>(arguments.length),
-              static_cast<long>(arguments.threads), TORCH_VERSION,
+  crnet::Runtime runtime;
+  runtime.device = arguments.device;
+  runtime.compute_dtype = arguments.bf16 ? torch::kBFloat16 : torch::kFloat32;
+  runtime.threads = arguments.threads;
+  std::printf("%s; %ld x %ld tokens, LibTorch %s; forward and backward, median of %ld rounds\n\n",
+              crnet::describe(runtime).c_str(), static_cast<long>(arguments.batch),
+              static_cast<long>(arguments.length), TORCH_VERSION,
               static_cast<long>(arguments.rounds));
   std::printf(
       "| model | precision | strategy | s | x none | kept: planned, MiB | measured | peak: "

@@ -12,6 +12,7 @@
 #include "crnet/core/version.h"
 #include "crnet/model/init.h"
 #include "crnet/train/saved_model.h"
+#include "train/run_plan.h"
 
 namespace crnet {
 namespace {
@@ -80,10 +81,10 @@ void refuse_other_data(const Checkpoint& checkpoint, const std::string& path,
 
 }  // namespace
 
-RunState::RunState(const RunConfig& config, const Runtime& runtime)
+RunState::RunState(const RunConfig& config, const Runtime& runtime, RecomputePlan plan)
     : model(config.model, runtime.device), optimizer(model->named_parameters(), config.optimizer) {
   model->set_compute_dtype(runtime.compute_dtype);
-  model->set_recompute(config.recompute);
+  model->set_recompute(std::move(plan));
 }
 
 void RunState::start(uint64_t seed) {
@@ -129,6 +130,7 @@ CheckpointContent RunState::capture(const RunConfig& config, const Runtime& runt
   state.extra = Json{{"bad_steps_in_a_row", bad_steps_in_a_row},
                      {"smoothed_loss", smoothed_loss},
                      {"smoothing_weight", smoothing_weight},
+                     {"recompute_plan", plan_to_json(model->stack().plan())},
                      {"replayed", spans_to_json(model->stack().replayed())},
                      {"data", data.content_hash()},
                      {"precision", dtype_name(runtime.compute_dtype)},

@@ -16,7 +16,7 @@ namespace crnet {
 /// Model, optimizer and counters of a run. Restoring makes it what it was when it was captured, to
 /// the bit.
 struct RunState {
-  RunState(const RunConfig& config, const Runtime& runtime);
+  RunState(const RunConfig& config, const Runtime& runtime, RecomputePlan plan);
 
   /// Fresh weights.
   void start(uint64_t seed);

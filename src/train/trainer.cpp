@@ -15,6 +15,7 @@
 #include "crnet/train/schedule.h"
 #include "crnet/train/stop_signal.h"
 #include "train/run_folder.h"
+#include "train/run_plan.h"
 #include "train/run_start.h"
 #include "train/run_state.h"
 #include "train/train_progress.h"
@@ -40,7 +41,8 @@ class TrainingRun {
         store_(folder_.checkpoints(), config_.checkpoint.keep_last, config_.checkpoint.keep_every),
         lock_(folder_.lock_if_there()),
         start_(find_start(folder_, options.resume, store_)),
-        state_(config_, runtime_),
+        plan_(find_plan(loaded, runtime_, start_.checkpoint)),
+        state_(config_, runtime_, plan_.plan),
         peak_flops_(measure_peak_flops(runtime_)) {
     report_refusals();
     if (start_.checkpoint) {
@@ -87,6 +89,7 @@ class TrainingRun {
   // process may be adding to them.
   detail::Descriptor lock_;
   const RunStart start_;
+  const RunPlan plan_;
   RunState state_;
   const double peak_flops_;
   std::filesystem::path config_file_;
@@ -137,6 +140,7 @@ void TrainingRun::announce() const {
       "%s with %s parameters on %s; data %s, %s tokens", enum_name(config_.model.architecture),
       format_count(static_cast<double>(counts.total())).c_str(), describe(runtime_).c_str(),
       config_.data.path.c_str(), format_count(static_cast<double>(data_.train.tokens())).c_str()));
+  if (!plan_.note.empty()) log::info(plan_.note);
   if (start_.checkpoint) {
     log::info("resumed from " + start_.checkpoint->folder.string());
     warn_of_changes(*start_.checkpoint, config_, runtime_);

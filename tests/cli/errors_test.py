@@ -9,7 +9,7 @@ COMMANDS = {
     "train": ["--set", "--resume"],
     "eval": ["--data", "--split", "--sequence-length", "--device", "--precision"],
     "generate": ["--prompt", "--max-tokens", "--temperature", "--top-p", "--seed", "--no-cache"],
-    "plan": ["--set", "--hours"],
+    "plan": ["--set", "--hours", "--plot"],
     "config": ["--set", "--json", "--schema"],
 }
 
@@ -144,6 +144,23 @@ class Configuration(CliTest):
                 self.refused(["train", fixture("recipe.json"), "--set", run, "--set", setting],
                              *named)
         self.assertEqual(list(self.scratch.iterdir()), [])
+
+    def test_a_plan_of_recomputation_that_cannot_serve_is_refused(self):
+        here = "recipe.yaml:5"
+        for lines, named in (
+                (["  strategy: inverse", "model:", "  architecture: llama"],
+                 [here, "recompute.strategy", "none, full or auto", "llama"]),
+                (["  strategy: cola_m"], [here, "recompute.strategy", "inverse, replay"]),
+                (["  strategy: inverse", "  anchors: 0"], [":6", "recompute.anchors", ">= 1"]),
+                (["  strategy: inverse", "  anchors: [1]"], [":6", "recompute.anchors", "last"]),
+                (["  strategy: replay", "  anchors: [1, 99]"], [":6", "recompute.anchors", "99"]),
+                (["  strategy: full", "  anchors: 2"], [":6", "recompute.anchors", "nothing"]),
+                (["  strategy: auto", "  memory_budget: 1 parsec"],
+                 [":6", "recompute.memory_budget", "60GiB", "parsec"]),
+                (["  strategy: auto", "  memory_budget: 1kB"],
+                 [":6", "recompute.memory_budget", "expected at least", "1 needs"])):
+            with self.subTest(" ".join(lines)):
+                self.check(["recompute:", *lines], *named)
 
     def test_a_missing_file_is_named_with_the_nearest(self):
         missing = fixture("recipe.jsn")

@@ -48,6 +48,14 @@ class Pipeline(CliTest):
         self.assertIn("--set", line)
         self.assertEqual(list(self.scratch.iterdir()), [])
 
+    def test_plan_compares_and_draws_the_ways_to_keep_activations(self):
+        picture = self.scratch / "front.svg"
+        plan = self.succeeds("plan", fixture("recipe.json"), "--plot", picture).stdout
+        for strategy in ("none", "full", "inverse", "replay", "auto"):
+            self.assertRegex(plan, rf"(?m)^  {strategy} .* \d+\.\d%.* \d+\.\d{{3}}$")
+        self.assertIn("arXiv 2509.18993", plan)
+        xml.etree.ElementTree.parse(picture)
+
     def test_the_schema_names_every_key_of_a_resolved_run(self):
         schema = json.loads(self.succeeds("config", "--schema").stdout)
         resolved = json.loads(self.succeeds("config", fixture("recipe.json"), "--json").stdout)

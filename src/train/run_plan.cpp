@@ -1,0 +1,94 @@
+#include "train/run_plan.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "config/json.h"
+#include "crnet/core/format.h"
+#include "crnet/model/causal_lm.h"
+#include "crnet/train/planner.h"
+
+namespace crnet {
+namespace {
+
+using Json = nlohmann::json;
+
+// What the choice depends on, apart from the machine.
+bool has_same_settings(const Checkpoint& checkpoint, const RunConfig& config,
+                       const Runtime& runtime) {
+  const Json before = Json::parse(checkpoint.state.run_config), now = Json(to_json(config));
+  for (const char* key : {"/recompute", "/train/micro_batch", "/train/global_batch_tokens",
+                          "/data/sequence_length"}) {
+    const Json::json_pointer place(key);
+    if (!before.contains(place) || before.at(place) != now.at(place)) return false;
+  }
+  return Json::parse(checkpoint.state.extra).value("precision", "") ==
+         dtype_name(runtime.compute_dtype);
+}
+
+std::optional<RecomputePlan> saved_plan(const std::optional<Checkpoint>& start,
+                                        const RunConfig& config, const Runtime& runtime) {
+  if (!start || !has_same_settings(*start, config, runtime)) return std::nullopt;
+  const Json extra = Json::parse(start->state.extra);
+  if (!extra.contains("recompute_plan")) return std::nullopt;
+  return plan_from_json(extra.at("recompute_plan"));
+}
+
+}  // namespace
+
+RunPlan find_plan(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
+                  const std::optional<Checkpoint>& start) {
+  const RunConfig& config = loaded.config;
+  if (config.recompute.strategy != RecomputeStrategy::kAuto) {
+    return {make_plan(config.recompute, config.model), ""};
+  }
+  if (auto saved = saved_plan(start, config, runtime)) {
+    return {*saved, "recompute: as before, " + describe(*saved)};
+  }
+  const PlannerInput input{
+      config, runtime.compute_dtype == torch::kBFloat16,
+      measure_machine_rates(runtime, config.model, config.data.sequence_length)};
+  const int64_t budget = resolve_memory_budget(config.recompute.memory_budget, runtime.device);
+  const auto chosen = loaded.located([&] { return choose_plan(input, budget); });
+  const auto none = estimate_plan(input, make_plan({}, config.model), "none");
+  return {chosen.plan,
+          format("recompute: %s; a peak of about %s of %s, %.1f%% more time than with everything "
+                 "kept",
+                 describe(chosen.plan).c_str(),
+                 format_bytes(static_cast<double>(chosen.memory.peak)).c_str(),
+                 format_bytes(static_cast<double>(budget)).c_str(),
+                 100 * (chosen.seconds / none.seconds - 1))};
+}
+
+Json plan_to_json(const RecomputePlan& plan) {
+  Json blocks = Json::array();
+  for (const auto& block : plan.blocks) {
+    Json kept = Json::array();
+    if (block.graph) kept.push_back("graph");
+    if (block.products) kept.push_back("products");
+    if (block.outputs) kept.push_back("outputs");
+    if (block.attention) kept.push_back("attention");
+    blocks.push_back(std::move(kept));
+  }
+  return {{"inverts", plan.inverts},
+          {"max_amplification", plan.max_amplification},
+          {"blocks", std::move(blocks)}};
+}
+
+RecomputePlan plan_from_json(const Json& json) {
+  RecomputePlan plan;
+  plan.inverts = json.at("inverts");
+  plan.max_amplification = json.at("max_amplification");
+  for (const auto& kept : json.at("blocks")) {
+    const auto has = [&](const char* what) {
+      return std::find(kept.begin(), kept.end(), what) != kept.end();
+    };
+    plan.blocks.push_back({.graph = has("graph"),
+                           .products = has("products"),
+                           .outputs = has("outputs"),
+                           .attention = has("attention")});
+  }
+  return plan;
+}
+
+}  // namespace crnet
