@@ -104,6 +104,14 @@ train() {
     "${settings[@]}"
 }
 
+# bench_recompute SIZE SECONDS OPTION…
+bench_recompute() {
+  local size=$1 limit=$2
+  shift 2
+  part "recompute-$size" "$limit" "$BUILD/benchmarks/crnet_bench_recompute" --device cuda \
+    --size "$size" --rounds 3 "$@"
+}
+
 check() {
   configure || return 1
   part build 260 cmake --build "$BUILD" || return 1
@@ -118,6 +126,9 @@ check() {
   train cuda-bf16 40 100 train.device=cuda train.precision=bf16 || true
   part generate 20 "$BUILD/crnet" generate "$BUILD/runs/cuda-bf16/checkpoints/step-00000100" \
     --prompt 'The tensor' --max-tokens 40 --seed 1 || true
+  # Fewer blocks than a 7B model has, so that keeping everything fits as well.
+  bench_recompute 1b 60 --batch 8 --length 2048 || true
+  bench_recompute 7b 60 --batch 4 --length 2048 --set model.r=512 --set model.num_layers=8 || true
 }
 
 write_comparison() {
@@ -135,6 +146,11 @@ torch=$(find_torch_of_python) || die "[torch] expected PyTorch in $PYTHON, found
 write_head
 check || true
 write_comparison || failed+=(comparison)
+for name in recompute-1b recompute-7b; do
+  if [[ " ${failed[*]} " != *" $name "* && -s $BUILD/$name.log ]]; then
+    report '' "## $name" '' "$(cat "$BUILD/$name.log")" ''
+  fi
+done
 report '## Output'
 if [[ -f $BUILD/test.log ]]; then
   report '' '### tests' '```' "$(sed -n '/tests passed/,$p' "$BUILD/test.log")" '```'

@@ -72,7 +72,10 @@ void print_memory(const RunConfig& config) {
   row("gradients", bytes(memory.gradients), "fp32");
   row("optimizer", bytes(memory.optimizer), "two fp32 moments");
   row("bf16 copies of weights", bytes(memory.weight_copies));
-  row("activations", bytes(memory.activations.total()), "kept for the backward pass");
+  row("activations", bytes(memory.activations.total()),
+      config.recompute.strategy == RecomputeStrategy::kAuto
+          ? "with everything kept; for what auto chooses see below"
+          : "kept for the backward pass");
   row("working set", bytes(memory.working_set), "of the block that is differentiated");
   row("head's gradient", bytes(memory.head_gradient), "made in the forward pass");
   row("logits of one chunk", bytes(memory.logits_chunk), "for a moment");

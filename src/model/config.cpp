@@ -116,6 +116,12 @@ int64_t ModelConfig::out_features(Projection projection) const {
   }
 }
 
+int64_t ModelConfig::output_elements() const {
+  int64_t sum = 0;
+  for (int64_t p = 0; p < kNumProjections; ++p) sum += out_features(static_cast<Projection>(p));
+  return sum;
+}
+
 int64_t ModelConfig::low_rank(int64_t layer, Projection projection) const {
   if (const auto* list = std::get_if<RankList>(&r)) return list->at(static_cast<size_t>(layer));
   if (const auto* map = std::get_if<RankMap>(&r)) {

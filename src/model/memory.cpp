@@ -55,9 +55,7 @@ class StepMemory {
         size_(shape.bf16 ? 2 : kFp32),
         tokens_(shape.batch * shape.sequence_length) {
     if (plan_.empty()) plan_.assign(static_cast<size_t>(config.num_layers), {.graph = true});
-    for (int64_t p = 0; config.architecture == Architecture::kCRNet && p < kNumProjections; ++p) {
-      outputs_ += size_ * out(config, static_cast<Projection>(p));
-    }
+    if (config.architecture == Architecture::kCRNet) outputs_ = size_ * config.output_elements();
   }
 
   [[nodiscard]] MemoryCounts count() const;
@@ -131,7 +129,7 @@ int64_t StepMemory::gradients_on_their_way(size_t layer) const {
   const int64_t mlp = size_ * (3 * F + (gives_down ? C : 0));
   // The MLP's activations are gone by then. On a CPU bf16 attention is fp32 inside: q, k, v, its
   // result, and the gradients of all four.
-  const int64_t attention = (shape_.bf16 ? kFp32 * 8 * C : size_ * 4 * C) +
+  const int64_t attention = (shape_.bf16 && shape_.on_cpu ? kFp32 * 8 * C : size_ * 4 * C) +
                             (gives_down ? size_ * (2 * C + 2 * F) : 0) - size_ * (3 * F + C);
   return above + size_ * 2 * C + std::max(mlp, attention);
 }
@@ -181,13 +179,18 @@ MemoryCounts StepMemory::count() const {
     const int64_t working = tokens_ * working_set(layer);
     if (!shape_.accumulates) live += gradients(layer);
     if (!plan_[layer].graph) live += weight_copies(layer);
-    most = std::max(most, live + working);
+    // Where gradients were there already, a rebuilt block's new ones come together.
+    const bool at_once = shape_.accumulates && !plan_[layer].graph;
+    most = std::max(most, live + working + (at_once ? gradients(layer) : 0));
     memory.working_set = std::max(memory.working_set, working);
     memory.stored_peak =
         std::max(memory.stored_peak, stored - outputs + tokens_ * rebuilt_outputs(layer));
     stored -= kept_here;
     live -= kept_here + weight_copies(layer);
   }
+  // The embedding's gradient comes last.
+  const int64_t embedding = kFp32 * parameters.embedding;
+  most = std::max(most, memory.gradients + (shape_.accumulates ? embedding : 0));
   memory.peak = memory.weights + memory.optimizer + most;
   return memory;
 }

@@ -2,6 +2,8 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <cmath>
+
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "recompute/stack_run.h"
@@ -49,6 +51,15 @@ BlockState apply_rebuilt(const c10::intrusive_ptr<StackRun>& run, size_t block,
 }
 
 }  // namespace
+
+double RecomputeDrift::worst() const {
+  double worst = 0;
+  for (const double error : relative) {
+    if (std::isnan(worst) || error <= worst) continue;  // takes NaN, and keeps it
+    worst = error;
+  }
+  return worst;
+}
 
 Tensor BlockStack::forward(const std::vector<StackBlock>& blocks, const Tensor& hidden) {
   BlockState state{hidden, {}};

@@ -82,6 +82,8 @@ void check_options(const RecomputeConfig& config) {
   if (config.keep_attention && !has_anchors && config.strategy != kColaM) {
     refuse("keep_attention", "false");
   }
+  const bool rebuilds_outputs = has_anchors || config.strategy == kAuto;
+  if (config.check_every > 0 && !rebuilds_outputs) refuse("check_every", "0");
   if (parse_memory_budget(config.memory_budget) > 0 && config.strategy != kAuto) {
     refuse("memory_budget", "fit");
   }

@@ -1,6 +1,8 @@
 #include "recompute/stack_run.h"
 
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/function_hook.h>
+#include <torch/csrc/autograd/variable.h>
 
 #include <algorithm>
 #include <cmath>
@@ -24,6 +26,27 @@ Tensor held(const Tensor& t) {
 Tensor leaf(const Tensor& t) {
   return t.variable_data().requires_grad_();
 }
+
+// Takes the hooks off parameters for as long as it lives. autograd::grad calls the hooks of what it
+// is asked for, and the gradients that a block returns meet them again on their way on.
+class HooksAside {
+ public:
+  explicit HooksAside(const std::vector<Tensor>& parameters) : parameters_(parameters) { swap(); }
+  ~HooksAside() { swap(); }
+  HooksAside(const HooksAside&) = delete;
+  HooksAside& operator=(const HooksAside&) = delete;
+
+ private:
+  void swap() {
+    hooks_.resize(parameters_.size());
+    for (size_t i = 0; i < parameters_.size(); ++i) {
+      std::swap(hooks_[i], torch::autograd::impl::hooks(parameters_[i]));
+    }
+  }
+
+  const std::vector<Tensor>& parameters_;
+  std::vector<std::vector<std::unique_ptr<torch::autograd::FunctionPreHook>>> hooks_;
+};
 
 [[noreturn]] void refuse(size_t block, const char* rule) {
   throw Error(format("[recompute] block %zu: expected %s (see StackBlock)", block + 1, rule));
@@ -54,8 +77,10 @@ BlockState StackRun::forward(size_t block, at::TensorList inputs) {
   const BlockState below{inputs.front(), outputs.vec()};
   record.hidden = held(below.hidden);
   record.num_outputs_below = below.outputs.size();
+  const auto version = below.hidden._version();
   const Tape::Run running(record.tape);
   BlockState above = blocks[block].forward(below);
+  if (below.hidden._version() != version) refuse(block, "not to change its input in place");
   keep(block, below, above);
   return above;
 }
@@ -70,6 +95,9 @@ void StackRun::keep(size_t block, const BlockState& below, const BlockState& abo
     TapeEntry& kept = entries[i];
     if (!above.outputs.empty() && !above.outputs[i].is_alias_of(kept.products.y)) {
       refuse(block, "output i to be that of the i-th CRNetLayer that it calls");
+    }
+    if (!above.outputs.empty() && above.outputs[i]._version() != 0) {
+      refuse(block, "not to change an output in place");
     }
     if (kept.y_prev.defined() &&
         (i >= below.outputs.size() || !kept.y_prev.is_alias_of(below.outputs[i]))) {
@@ -95,13 +123,16 @@ void StackRun::hold_outputs(size_t block, const BlockState& above) {
 void StackRun::finish_forward() {
   if (!plan.inverts) return;
   c_ = read_scales();
+  std::set<BlockStack::Span> current;  // a checkpoint may bring those of other anchors
   for (size_t block = 0; block < blocks.size(); ++block) {
     for (size_t i = 0; i < records_[block].tape.entries.size(); ++i) {
       if (plan.blocks[block].outputs || plan.blocks[block].graph) continue;
       decide(span_of(block, i), c_);
+      if (is_replayed(block, i)) current.insert(span_of(block, i));
       if (block == 0 && !is_replayed(0, i)) output(0, i).reset();
     }
   }
+  replayed = std::move(current);
 }
 
 // c of every projection with a block below, read from the device at once; 0 where there is none.
@@ -131,7 +162,15 @@ void StackRun::decide(const BlockStack::Span& span, const std::vector<std::vecto
   double growth = 1;
   for (int64_t block = span.last; block >= span.first; --block) {
     const auto above = static_cast<size_t>(block);  // from 0
-    growth /= std::abs(c[above][static_cast<size_t>(span.projection)]);
+    const auto projection = static_cast<size_t>(span.projection);
+    if (above >= c.size() || projection >= c[above].size()) {
+      throw Error(
+          format("[recompute] expected a plan that inverts to keep outputs of block %ld, above "
+                 "which nothing is rebuilt, got none",
+                 static_cast<long>(block)));
+    }
+    // Each step rounds anew, so what shrank before is no credit.
+    growth = std::max(1.0, growth) / std::abs(c[above][projection]);
     if (growth <= plan.max_amplification) continue;  // false for NaN
     replayed.insert(span);
     return;
@@ -173,6 +212,12 @@ void StackRun::replay_up_to(size_t block, size_t projection) {
   }
   for (size_t next = start + 1; next <= block; ++next) {
     TapeEntry& e = entry(next, projection);
+    if (!e.products.low.defined()) {
+      throw Error(
+          format("[recompute] expected a plan that keeps outputs or X A of block %zu, got "
+                 "neither",
+                 next + 1));
+    }
     e.products.y = replay_low_rank_residual(e.products.low, e.B, output(next - 1, projection),
                                             e.beta, e.epsilon);
   }
@@ -233,6 +278,7 @@ tensor_list StackRun::backward(size_t block, const tensor_list& gradients) {
   for (size_t i = 1; i < gradients.size(); ++i) add(above.outputs[i - 1], gradients[i]);
   inputs.insert(inputs.end(), below.outputs.begin(), below.outputs.end());
   inputs.insert(inputs.end(), blocks[block].parameters.begin(), blocks[block].parameters.end());
+  const HooksAside hooks(blocks[block].parameters);
   return torch::autograd::grad(results, inputs, result_gradients, /*retain_graph=*/false,
                                /*create_graph=*/false, /*allow_unused=*/true);
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <fstream>
 #include <limits>
+#include <optional>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
@@ -20,8 +21,8 @@ constexpr double kShareOfFree = 0.95;  // the rest: what LibTorch's kernels take
 
 StepShape step_shape(const PlannerInput& input, RecomputePlan plan) {
   const RunConfig& config = input.config;
-  return {config.train.micro_batch, config.data.sequence_length, input.bf16, std::move(plan),
-          config.accumulation_steps() > 1};
+  return {config.train.micro_batch, config.data.sequence_length,     input.bf16,
+          std::move(plan),          config.accumulation_steps() > 1, input.device.is_cpu()};
 }
 
 RecomputePlan plan_of(RecomputeStrategy strategy, const ModelConfig& model) {
@@ -49,11 +50,16 @@ RecomputePlan mixed_plan(const PlannerInput& input, int64_t rebuilt, BlockPlan b
 
 constexpr int64_t kLongestInversion = 8;  // longer ones were not measured (docs/recomputation.md)
 
-// Whether inversion over `stride` blocks stays within the bound while β is what it starts with.
-bool may_invert(const PlannerInput& input, int64_t stride) {
+// Whether inversion down from `anchors` stays within the bound while β is what it starts with.
+bool may_invert(const PlannerInput& input, const std::vector<int64_t>& anchors) {
+  int64_t steps = 0, below = 0;
+  for (const int64_t anchor : anchors) {
+    steps = std::max(steps, anchor - below - 1);
+    below = anchor;
+  }
   const double c = std::abs(input.config.model.beta_init) + input.config.model.beta_epsilon;
-  return std::pow(1 / c, static_cast<double>(stride - 1)) <=
-         input.config.recompute.max_amplification;
+  return steps <= kLongestInversion &&
+         std::pow(1 / c, static_cast<double>(steps)) <= input.config.recompute.max_amplification;
 }
 
 void add_crnet_plans(const PlannerInput& input, int64_t rebuilt, bool attention,
@@ -62,9 +68,10 @@ void add_crnet_plans(const PlannerInput& input, int64_t rebuilt, bool attention,
   for (int64_t held = least_held_outputs(rebuilt); held <= rebuilt; ++held) {
     plans.push_back(mixed_plan(input, rebuilt, block, replay_anchors(rebuilt, held), false));
   }
-  const int64_t longest = std::min(rebuilt, kLongestInversion);
-  for (int64_t stride = 2; stride <= longest && may_invert(input, stride); ++stride) {
-    plans.push_back(mixed_plan(input, rebuilt, block, inverse_anchors(rebuilt, stride), true));
+  for (int64_t stride = 2; stride <= rebuilt; ++stride) {
+    const auto anchors = inverse_anchors(rebuilt, stride);
+    if (!may_invert(input, anchors)) break;
+    plans.push_back(mixed_plan(input, rebuilt, block, anchors, true));
   }
 }
 
@@ -74,6 +81,7 @@ std::vector<RecomputePlan> candidates(const PlannerInput& input) {
   std::vector<RecomputePlan> plans = {plan_of(RecomputeStrategy::kNone, model)};
   for (int64_t rebuilt = 1; rebuilt <= model.num_layers; ++rebuilt) {
     for (const bool attention : {false, true}) {
+      if (attention && !input.device.is_cpu()) continue;
       if (model.architecture == Architecture::kCRNet) {
         add_crnet_plans(input, rebuilt, attention, plans);
       } else if (model.architecture == Architecture::kCoLA) {
@@ -144,10 +152,21 @@ std::string remedy(const PlannerInput& input, int64_t budget) {
   return "even train.micro_batch 1 needs " + bytes(least) + "; a smaller model needs less";
 }
 
+// The number in a file of one line, if there is one: "max" and a missing file give nothing.
+std::optional<int64_t> number_in(const char* path) {
+  std::ifstream file(path);
+  int64_t number = 0;
+  return file >> number ? std::optional(number) : std::nullopt;
+}
+
 int64_t available_on_cpu() {
   std::ifstream file("/proc/meminfo");
   for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("MemAvailable:")) return std::stoll(line.substr(13)) * 1024;
+    if (!line.starts_with("MemAvailable:")) continue;
+    const int64_t available = std::stoll(line.substr(13)) * 1024;
+    const auto limit = number_in("/sys/fs/cgroup/memory.max"),
+               used = number_in("/sys/fs/cgroup/memory.current");
+    return limit && used ? std::min(available, *limit - *used) : available;
   }
   throw Error(
       "[recompute] expected MemAvailable in /proc/meminfo, got none; set "
@@ -192,6 +211,7 @@ std::vector<PlanEstimate> plan_front(const PlannerInput& input, size_t count) {
   for (auto& estimate : estimates) {
     if (front.empty() || estimate.seconds < front.back().seconds) front.push_back(estimate);
   }
+  count = std::max<size_t>(count, 2);  // both ends
   if (front.size() <= count) return front;
   std::vector<PlanEstimate> thinned;
   for (size_t i = 0; i < count; ++i) {
@@ -210,6 +230,27 @@ PlanEstimate choose_plan(const PlannerInput& input, int64_t budget) {
              "train.micro_batch %ld, got %s; %s",
              bytes(least_peak(input)).c_str(), static_cast<long>(input.config.train.micro_batch),
              bytes(budget).c_str(), remedy(input, budget).c_str()));
+}
+
+InverseAccounting account_for_inverse(const PlannerInput& input) {
+  const ModelConfig& model = input.config.model;
+  const auto inverse = estimate_plan(input, plan_of(RecomputeStrategy::kInverse, model), "inverse");
+  int64_t low = 0, anchors = 0;  // r of all blocks and projections
+  for (int64_t layer = 0; layer < model.num_layers; ++layer) {
+    anchors += inverse.plan.blocks[static_cast<size_t>(layer)].outputs ? 1 : 0;
+    for (int64_t p = 0; p < kNumProjections; ++p) {
+      low += model.low_rank(layer, static_cast<Projection>(p));
+    }
+  }
+  const auto bytes = [&](int64_t outputs) {
+    return (input.bf16 ? 2 : 4) * input.config.micro_batch_tokens() *
+           (model.num_layers * model.hidden_size + low + anchors * outputs);
+  };
+  const int64_t o_and_down =
+      model.out_features(Projection::kO) + model.out_features(Projection::kDown);
+  const ActivationCounts& kept = inverse.memory.activations;
+  return {kept.inputs + kept.products + kept.outputs, bytes(model.output_elements()),
+          bytes(model.output_elements() - o_and_down)};
 }
 
 int64_t resolve_memory_budget(const std::string& budget, torch::Device device) {

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "config/json.h"
+#include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "crnet/model/causal_lm.h"
 #include "crnet/train/planner.h"
@@ -13,17 +14,19 @@ namespace {
 
 using Json = nlohmann::json;
 
-// What the choice depends on, apart from the machine.
+// What the choice depends on, apart from speeds. Another model is refused later, by name.
 bool has_same_settings(const Checkpoint& checkpoint, const RunConfig& config,
                        const Runtime& runtime) {
-  const Json before = Json::parse(checkpoint.state.run_config), now = Json(to_json(config));
-  for (const char* key : {"/recompute", "/train/micro_batch", "/train/global_batch_tokens",
-                          "/data/sequence_length"}) {
+  Json before = Json::parse(checkpoint.state.run_config), now = Json(to_json(config));
+  for (Json* settings : {&before, &now}) (*settings)["recompute"].erase("check_every");
+  for (const char* key : {"/model", "/recompute", "/train/micro_batch",
+                          "/train/global_batch_tokens", "/data/sequence_length"}) {
     const Json::json_pointer place(key);
     if (!before.contains(place) || before.at(place) != now.at(place)) return false;
   }
-  return Json::parse(checkpoint.state.extra).value("precision", "") ==
-         dtype_name(runtime.compute_dtype);
+  const Json extra = Json::parse(checkpoint.state.extra);
+  return extra.value("precision", "") == dtype_name(runtime.compute_dtype) &&
+         extra.value("device", "") == runtime.device.str();
 }
 
 std::optional<RecomputePlan> saved_plan(const std::optional<Checkpoint>& start,
@@ -34,11 +37,19 @@ std::optional<RecomputePlan> saved_plan(const std::optional<Checkpoint>& start,
   return plan_from_json(extra.at("recompute_plan"));
 }
 
+void refuse_kept_attention_on_cuda(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime) {
+  if (!loaded.config.recompute.keep_attention || runtime.device.is_cpu()) return;
+  throw UsageError(loaded.problem("recompute.keep_attention",
+                                  "expected false on a GPU, where attention's results are not kept "
+                                  "yet, got true"));
+}
+
 }  // namespace
 
 RunPlan find_plan(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
                   const std::optional<Checkpoint>& start) {
   const RunConfig& config = loaded.config;
+  refuse_kept_attention_on_cuda(loaded, runtime);
   if (config.recompute.strategy != RecomputeStrategy::kAuto) {
     return {make_plan(config.recompute, config.model), ""};
   }
@@ -47,7 +58,7 @@ RunPlan find_plan(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
   }
   const PlannerInput input{
       config, runtime.compute_dtype == torch::kBFloat16,
-      measure_machine_rates(runtime, config.model, config.data.sequence_length)};
+      measure_machine_rates(runtime, config.model, config.data.sequence_length), runtime.device};
   const int64_t budget = resolve_memory_budget(config.recompute.memory_budget, runtime.device);
   const auto chosen = loaded.located([&] { return choose_plan(input, budget); });
   const auto none = estimate_plan(input, make_plan({}, config.model), "none");

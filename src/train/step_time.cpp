@@ -7,15 +7,6 @@ namespace {
 
 constexpr double kFp32 = 4;
 
-// Σ out over the projections.
-double output_elements(const ModelConfig& config) {
-  int64_t sum = 0;
-  for (int64_t p = 0; p < kNumProjections; ++p) {
-    sum += config.out_features(static_cast<Projection>(p));
-  }
-  return static_cast<double>(sum);
-}
-
 // One micro-batch, in seconds, from FLOPs and from bytes that pass through memory.
 class StepTime {
  public:
@@ -25,7 +16,9 @@ class StepTime {
         rates_(rates),
         size_(shape.bf16 ? 2 : kFp32),
         tokens_(static_cast<double>(shape.batch * shape.sequence_length)),
-        outputs_(config.architecture == Architecture::kCRNet ? output_elements(config) : 0) {}
+        outputs_(config.architecture == Architecture::kCRNet
+                     ? static_cast<double>(config.output_elements())
+                     : 0) {}
 
   // Forward and backward with everything kept.
   [[nodiscard]] double base() const {

@@ -26,9 +26,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr double kSmoothing = 0.95;
-// Relative. Inversion at β = 0.9 over 8 blocks gave 1.3 % in bf16, whose own gradients are off by
-// 1.8 % (docs/recomputation.md); fp32 gave 5e-7.
-constexpr double kDriftBoundBf16 = 0.03, kDriftBoundFp32 = 1e-4;
+// Of the worst projection. Inversion at β = 0.9 over 8 blocks gave 13 % in bf16, and the gradient
+// was off by 2.8 %, by 1.7 % for the dtype itself; fp32 gave 8e-6 (docs/recomputation.md).
+constexpr double kDriftBoundBf16 = 0.15, kDriftBoundFp32 = 1e-4;
 
 class TrainingRun {
  public:
@@ -66,6 +66,7 @@ class TrainingRun {
   void save();
   void report_recompute(const std::set<BlockStack::Span>& replayed_before, bool checks_drift,
                         StepMetrics& metrics) const;
+  void report_drift(const RecomputeDrift& drift, StepMetrics& metrics) const;
   void stop_on_bad_steps(const StepMetrics& metrics) const;
   void say_how_it_ended() const;
   [[nodiscard]] bool is_due(int64_t every) const {
@@ -249,8 +250,7 @@ StepMetrics TrainingRun::one_step() {
 void TrainingRun::report_recompute(const std::set<BlockStack::Span>& replayed_before,
                                    bool checks_drift, StepMetrics& metrics) const {
   const BlockStack& stack = state_.model->stack();
-  if (!stack.plan().inverts) return;
-  metrics.replayed_spans = static_cast<int64_t>(stack.replayed().size());
+  if (stack.plan().inverts) metrics.replayed_spans = static_cast<int64_t>(stack.replayed().size());
   for (const auto& span : stack.replayed()) {
     if (replayed_before.contains(span)) continue;
     log::info(format(
@@ -260,17 +260,23 @@ void TrainingRun::report_recompute(const std::set<BlockStack::Span>& replayed_be
         static_cast<long>(span.first), static_cast<long>(span.last),
         config_.recompute.max_amplification));
   }
-  const auto& drift = stack.drift().relative;
-  if (!checks_drift || drift.empty()) return;
-  metrics.recompute_drift = *std::max_element(drift.begin(), drift.end());
+  if (checks_drift && stack.drift().block > 0) report_drift(stack.drift(), metrics);
+}
+
+void TrainingRun::report_drift(const RecomputeDrift& drift, StepMetrics& metrics) const {
+  metrics.recompute_drift = drift.worst();
   const double bound =
       runtime_.compute_dtype == torch::kBFloat16 ? kDriftBoundBf16 : kDriftBoundFp32;
-  if (*metrics.recompute_drift <= bound) return;  // false for NaN
-  log::warn(
-      format("step %ld: rebuilt outputs of block %ld are off by %.2g, more than %.2g; lower "
-             "recompute.max_amplification, or use recompute.strategy replay",
-             static_cast<long>(metrics.step), static_cast<long>(stack.drift().block),
-             *metrics.recompute_drift, bound));
+  const std::string found = format("step %ld: rebuilt outputs of block %ld are off by %.2g",
+                                   static_cast<long>(metrics.step), static_cast<long>(drift.block),
+                                   *metrics.recompute_drift);
+  if (*metrics.recompute_drift <= bound) {  // false for NaN
+    log::info(found);
+  } else {
+    log::warn(found + format(", more than %.2g; lower recompute.max_amplification, or use "
+                             "recompute.strategy replay",
+                             bound));
+  }
 }
 
 void TrainingRun::stop_on_bad_steps(const StepMetrics& metrics) const {

@@ -131,6 +131,47 @@ TEST(BlockStackTest, ABlockThatBreaksTheRulesIsNamed) {
               ::testing::HasSubstr("block 1: expected output i to be that of the i-th CRNetLayer"));
 }
 
+TEST(BlockStackTest, ABlockThatWritesInPlaceIsNamed) {
+  EXPECT_THAT(error_with([](StrangersBlock& block, const BlockState& below) {
+                auto above = block.forward(below);
+                above.outputs[0].tanh_();
+                return above;
+              }),
+              ::testing::HasSubstr("block 1: expected not to change an output in place"));
+  EXPECT_THAT(error_with([](StrangersBlock& block, const BlockState& below) {
+                auto above = block.forward(below);
+                Tensor hidden = below.hidden;
+                above.hidden = hidden.add_(1);
+                return above;
+              }),
+              ::testing::HasSubstr("block 1: expected not to change its input in place"));
+}
+
+TEST(BlockStackTest, APlanThatCannotBeFollowedIsRefused) {
+  const auto error_of = [](const RecomputePlan& plan) -> std::string {
+    try {
+      static_cast<void>(gradients_of(plan));
+    } catch (const std::exception& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  auto inverse = plan_of(RecomputeStrategy::kInverse);
+  inverse.blocks.back().outputs = false;  // nothing to start from
+  EXPECT_THAT(error_of(inverse), ::testing::HasSubstr("keep outputs of block"));
+  inverse = plan_of(RecomputeStrategy::kInverse);
+  inverse.blocks[5] = {.graph = true};
+  inverse.blocks[4] = {.products = true};
+  EXPECT_THAT(error_of(inverse), ::testing::HasSubstr("keep outputs of block"));
+  auto replay = plan_of(RecomputeStrategy::kReplay);
+  replay.blocks[1] = {};
+  EXPECT_THAT(error_of(replay), ::testing::HasSubstr("X A of block 2"));
+  inverse = plan_of(RecomputeStrategy::kInverse);
+  inverse.blocks[5] = {.graph = true};
+  inverse.blocks[4].outputs = true;
+  EXPECT_EQ(error_of(inverse), "no error");
+}
+
 TEST(BlockStackTest, APlanForOtherBlocksIsRefused) {
   BlockStack stack(make_plan({.strategy = RecomputeStrategy::kFull}, kBlocks + 1));
   EXPECT_THROW(stack.forward(make_blocks(as_it_is), torch::randn({4, kWidth})), Error);

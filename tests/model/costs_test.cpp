@@ -111,8 +111,9 @@ void compare_with_allocations(const ModelConfig& config, bool bf16, const std::s
   const int64_t before = allocator.live_bytes();
   expect_within_5_percent(predicted.weights, before, what + ": weights");
   const auto loss = model->loss(tokens, tokens);
-  expect_within_5_percent(predicted.activations.total() + predicted.weight_copies + predicted.head_gradient,
-                          allocator.live_bytes() - before, what + ": kept by the forward pass");
+  expect_within_5_percent(
+      predicted.activations.total() + predicted.weight_copies + predicted.head_gradient,
+      allocator.live_bytes() - before, what + ": kept by the forward pass");
   loss.backward();
   int64_t gradients = 0;
   for (const auto& p : model->parameters()) gradients += static_cast<int64_t>(p.grad().nbytes());

@@ -1,77 +1,28 @@
-// Strategies of recomputation against keeping everything: gradients, memory, order, limits.
+// Strategies of recomputation against keeping everything: gradients, order, limits.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cstdlib>
 #include <random>
 
-#include "counting_allocator.h"
 #include "crnet/core/error.h"
 #include "crnet/model/causal_lm.h"
 #include "crnet/model/init.h"
-#include "crnet/model/memory.h"
-#include "gradcheck.h"
+#include "model/recompute_cases.h"
 
 namespace crnet {
 namespace {
 
 using ::testing::HasSubstr;
-using testing::relative_error;
+using testing::kVocab, testing::Pass, testing::run, testing::shape, testing::strategy;
 using torch::Tensor;
 
-constexpr int64_t kVocab = 19;
-
-ModelConfig shape(Architecture architecture, int64_t num_layers) {
-  ModelConfig config;
-  config.architecture = architecture;
-  config.vocab_size = kVocab;
-  config.hidden_size = 24;
-  config.num_layers = num_layers;
-  config.num_heads = 4;
-  config.ffn_size = 41;
-  config.max_sequence_length = 64;
-  config.r = int64_t{5};
-  config.beta_init = 0.9;
-  config.init_std = 0.2;
-  config.low_rank_init = LowRankInit::kProduct;
-  return config;
-}
-
-struct Pass {
-  Tensor loss;
-  std::vector<Tensor> gradients;
-};
-
-// Loss and gradients of two batches, accumulated.
-Pass run(const ModelConfig& config, const RecomputeConfig& recompute, torch::ScalarType dtype,
-         int64_t length = 13) {
-  CausalLM model(config);
-  initialize(*model, 3);
-  model->set_compute_dtype(dtype);
-  model->set_recompute(recompute);
-  torch::manual_seed(5);
-  Pass pass;
-  for (int batch = 0; batch < 2; ++batch) {
-    const Tensor tokens = torch::randint(kVocab, {3, length});
-    pass.loss = model->loss(tokens, tokens.roll(-1, 1));
-    pass.loss.backward();
-  }
-  for (const auto& parameter : model->parameters()) pass.gradients.push_back(parameter.grad());
-  return pass;
-}
-
-RecomputeConfig strategy(RecomputeStrategy strategy,
-                         IntegerOrListOrMap anchors = std::vector<int64_t>{}) {
-  RecomputeConfig config;
-  config.strategy = strategy;
-  config.anchors = std::move(anchors);
-  return config;
-}
-
 void expect_bit_identical(const ModelConfig& model, const RecomputeConfig& recompute,
-                          int64_t length = 13) {
+                          int64_t length = 13, torch::Device device = torch::kCPU) {
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
-    const Pass kept = run(model, {}, dtype, length), rebuilt = run(model, recompute, dtype, length);
+    const Pass kept = run(model, {}, dtype, length, device),
+               rebuilt = run(model, recompute, dtype, length, device);
     EXPECT_TRUE(torch::equal(rebuilt.loss, kept.loss)) << enum_name(recompute.strategy);
     for (size_t i = 0; i < kept.gradients.size(); ++i) {
       EXPECT_TRUE(torch::equal(rebuilt.gradients[i], kept.gradients[i]))
@@ -177,7 +128,23 @@ TEST(RecomputeBits, HoldInRandomModels) {
     const Pass inverse = run(crnet, random_options(kInverse, random), torch::kFloat32, length);
     // fp32's 6e-8, times growth of at most 4 in each of up to 5 blocks, with room for depth.
     EXPECT_LT(gradient_error(inverse, kept), 1e-4);
+    expect_bit_identical(cola, random_options(kFull, random), length);
+    expect_bit_identical(random_model(Architecture::kLlama, random), random_options(kFull, random),
+                         length);
   }
+}
+
+TEST(RecomputeDevices, AGpuWithDeterministicKernelsGivesTheSameBits) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU that LibTorch can use";
+  // cuBLAS asks for this before it promises anything.
+  setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", /*overwrite=*/0);
+  at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true);
+  auto model = shape(Architecture::kCRNet, 5);
+  model.hidden_size = 64;  // heads of 16: what flash attention takes
+  for (const auto kind : {RecomputeStrategy::kFull, RecomputeStrategy::kReplay}) {
+    expect_bit_identical(model, strategy(kind), 32, torch::Device(torch::kCUDA, 0));
+  }
+  at::globalContext().setDeterministicAlgorithms(false, false);
 }
 
 TEST(RecomputeInverse, IsCloseWhereBetaIsNearOne) {
@@ -270,87 +237,67 @@ TEST(RecomputeOrder, GradientsArriveBlockByBlock) {
   EXPECT_TRUE(std::is_sorted(arrived.rbegin(), arrived.rend()));
 }
 
-TEST(RecomputeMemory, NothingStaysAfterAStep) {
-  for (const auto kind :
-       {RecomputeStrategy::kFull, RecomputeStrategy::kInverse, RecomputeStrategy::kReplay}) {
-    CausalLM model(shape(Architecture::kCRNet, 5));
-    initialize(*model, 3);
-    model->set_recompute(strategy(kind));
+TEST(RecomputeOrder, AHookRunsOnceAndItsChangeArrivesOnce) {
+  for (const auto kind : {RecomputeStrategy::kNone, RecomputeStrategy::kFull,
+                          RecomputeStrategy::kInverse, RecomputeStrategy::kReplay}) {
+    CausalLM plain(shape(Architecture::kCRNet, 3)), hooked(shape(Architecture::kCRNet, 3));
+    std::map<std::string, int> calls;
+    for (auto* model : {&plain, &hooked}) {
+      initialize(**model, 3);
+      (*model)->set_recompute(strategy(kind));
+    }
+    for (const auto& item : hooked->named_parameters()) {
+      item.value().register_hook([&calls, name = item.key()](const Tensor& gradient) {
+        ++calls[name];
+        return gradient * 0.5;  // exact in every dtype
+      });
+    }
     const Tensor tokens = torch::randint(kVocab, {2, 7});
-    model->loss(tokens, tokens).backward();  // makes the gradients
-    const testing::CountingAllocator allocator;
-    for (int step = 0; step < 1000; ++step) model->loss(tokens, tokens).backward();
-    EXPECT_EQ(allocator.live_bytes(), 0) << enum_name(kind);
-    // Nor where the backward pass never comes.
-    static_cast<void>(model->loss(tokens, tokens));
-    EXPECT_EQ(allocator.live_bytes(), 0) << enum_name(kind);
-  }
-}
-
-// Bytes that the forward pass through the blocks leaves alive, by the formula and by count.
-void expect_kept_bytes(const ModelConfig& config, const RecomputeConfig& recompute, bool bf16) {
-  const StepShape step{4, 50, bf16, make_plan(recompute, config)};
-  CausalLM model(config);
-  initialize(*model, 1);
-  model->set_compute_dtype(bf16 ? torch::kBFloat16 : torch::kFloat32);
-  model->set_recompute(recompute);
-  const Tensor tokens = torch::randint(kVocab, {step.batch, step.sequence_length});
-  const MemoryCounts predicted = count_memory(config, step);
-  const testing::CountingAllocator allocator;
-  const Tensor loss = model->loss(tokens, tokens);
-  const auto kept = static_cast<double>(predicted.activations.total() + predicted.weight_copies +
-                                        predicted.head_gradient);
-  EXPECT_NEAR(static_cast<double>(allocator.live_bytes()), kept, 0.02 * kept)
-      << enum_name(recompute.strategy) << (bf16 ? " bf16" : " fp32");
-}
-
-TEST(RecomputeMemory, AStrategyKeepsWhatItsPlanSays) {
-  for (const bool bf16 : {false, true}) {
-    auto crnet = shape(Architecture::kCRNet, 9);
-    expect_kept_bytes(crnet, strategy(RecomputeStrategy::kFull), bf16);
-    expect_kept_bytes(crnet, strategy(RecomputeStrategy::kInverse), bf16);
-    expect_kept_bytes(crnet, strategy(RecomputeStrategy::kInverse, int64_t{2}), bf16);
-    expect_kept_bytes(crnet, strategy(RecomputeStrategy::kReplay), bf16);
-    crnet.r = std::map<std::string, int64_t>{{"default", 4}, {"up", 9}};
-    crnet.num_kv_heads = 2;
-    crnet.low_rank_first_block = true;
-    expect_kept_bytes(crnet, strategy(RecomputeStrategy::kReplay), bf16);
-    auto with_attention = strategy(RecomputeStrategy::kReplay);
-    with_attention.keep_attention = true;
-    expect_kept_bytes(crnet, with_attention, bf16);
-    expect_kept_bytes(shape(Architecture::kLlama, 3), strategy(RecomputeStrategy::kFull), bf16);
-    expect_kept_bytes(shape(Architecture::kCoLA, 3), strategy(RecomputeStrategy::kColaM), bf16);
-  }
-}
-
-// Bytes at the worst moment of a step, beyond the weights.
-void expect_peak_bytes(const ModelConfig& config, const RecomputeConfig& recompute, bool bf16) {
-  const StepShape step{8, 64, bf16, make_plan(recompute, config)};
-  CausalLM model(config);
-  initialize(*model, 1);
-  model->set_compute_dtype(bf16 ? torch::kBFloat16 : torch::kFloat32);
-  model->set_recompute(recompute);
-  const Tensor tokens = torch::randint(kVocab, {step.batch, step.sequence_length});
-  const MemoryCounts predicted = count_memory(config, step);
-  const testing::CountingAllocator allocator;
-  model->loss(tokens, tokens).backward();
-  const auto peak = static_cast<double>(predicted.peak - predicted.weights - predicted.optimizer);
-  // An estimate: which tensors pass while a kernel works is LibTorch's matter.
-  EXPECT_NEAR(static_cast<double>(allocator.peak_bytes()), peak, 0.12 * peak)
-      << enum_name(recompute.strategy) << (bf16 ? " bf16" : " fp32");
-}
-
-TEST(RecomputeMemory, ThePeakIsAboutWhatIsPlanned) {
-  auto config = shape(Architecture::kCRNet, 9);
-  config.hidden_size = 64;
-  config.ffn_size = 172;
-  config.r = int64_t{8};
-  for (const bool bf16 : {false, true}) {
-    for (const auto kind : {RecomputeStrategy::kNone, RecomputeStrategy::kFull,
-                            RecomputeStrategy::kInverse, RecomputeStrategy::kReplay}) {
-      expect_peak_bytes(config, strategy(kind), bf16);
+    for (auto* model : {&plain, &hooked}) (*model)->loss(tokens, tokens).backward();
+    for (const auto& item : plain->named_parameters()) {
+      EXPECT_EQ(calls[item.key()], 1) << enum_name(kind) << ", " << item.key();
+      EXPECT_TRUE(
+          torch::equal(hooked->named_parameters()[item.key()].grad(), item.value().grad() * 0.5))
+          << enum_name(kind) << ", " << item.key();
     }
   }
+}
+
+TEST(RecomputeInverse, AStepThatShrinksErrorsIsNoCreditForLaterOnes) {
+  CausalLM model(shape(Architecture::kCRNet, 5));
+  initialize(*model, 3);
+  model->set_recompute(strategy(RecomputeStrategy::kInverse));  // down from block 5 to 1
+  {
+    const torch::NoGradGuard no_grad;
+    for (const int64_t layer : {4, 3, 2}) {
+      const double beta = layer == 2 ? 0.1 : 2;  // ∏ 1/|c| = 2.5, but the last step alone is 10
+      model->named_parameters()["model.layers." + std::to_string(layer) + ".mlp.up_proj.beta"]
+          .fill_(beta);
+    }
+  }
+  const Tensor tokens = torch::randint(kVocab, {2, 7});
+  model->loss(tokens, tokens).backward();
+  const std::set<BlockStack::Span> expected = {{1, 4, 5}};
+  EXPECT_EQ(model->stack().replayed(), expected);
+}
+
+TEST(RecomputeInverse, AnotherPlansSpansAreForgotten) {
+  CausalLM model(shape(Architecture::kCRNet, 4));
+  initialize(*model, 3);
+  model->set_recompute(strategy(RecomputeStrategy::kInverse));
+  model->stack().set_replayed({{1, 3, 0}, {1, 2, 0}});  // the second is of other anchors
+  const Tensor tokens = torch::randint(kVocab, {2, 7});
+  model->loss(tokens, tokens).backward();
+  EXPECT_EQ(model->stack().replayed(), (std::set<BlockStack::Span>{{1, 3, 0}}));
+}
+
+TEST(RecomputeDrift, TheWorstIsNotANumberWhereAnyIsNot) {
+  const double nan = std::nan("");
+  for (const auto& errors :
+       std::vector<std::vector<double>>{{nan, 0.1}, {0.1, nan}, {0.1, nan, 2}}) {
+    EXPECT_TRUE(std::isnan(RecomputeDrift{1, errors}.worst()));
+  }
+  EXPECT_EQ((RecomputeDrift{1, {0.1, 2, 0.5}}.worst()), 2);
 }
 
 TEST(RecomputeLimits, ASecondBackwardPassAndSecondDerivativesAreRefused) {

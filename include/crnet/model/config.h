@@ -81,6 +81,8 @@ struct ModelConfig {
   [[nodiscard]] int64_t in_features(Projection projection) const;
   /// Output width of a projection.
   [[nodiscard]] int64_t out_features(Projection projection) const;
+  /// Output widths of the seven projections together.
+  [[nodiscard]] int64_t output_elements() const;
   /// r of a projection in block `layer` (from 0).
   [[nodiscard]] int64_t low_rank(int64_t layer, Projection projection) const;
   /// Whether a projection in block `layer` is one full-rank matrix.

@@ -15,6 +15,7 @@ struct StepShape {
   bool bf16 = true;              ///< activations in bf16, else in fp32
   RecomputePlan recompute = {};  ///< no blocks: everything is kept
   bool accumulates = false;      ///< gradients of a former micro-batch are there
+  bool on_cpu = true;            ///< where bf16 attention computes in fp32
 };
 
 /// Bytes that the forward pass keeps for the backward pass, by kind.

@@ -25,7 +25,8 @@ struct BlockState {
 
 /// A block of any model. Its forward must depend on nothing but its argument and the parameters, as
 /// it is called again in the backward pass. Where outputs flow, projection i must be the i-th
-/// CRNetLayer that it calls, take `below.outputs[i]`, and give `outputs[i]`.
+/// CRNetLayer that it calls, take `below.outputs[i]`, and give `outputs[i]`. It changes neither its
+/// input nor its outputs in place.
 struct StackBlock {
   std::function<BlockState(const BlockState& below)> forward;
   std::vector<torch::Tensor> parameters;  ///< all that forward reads and that want a gradient
@@ -35,6 +36,8 @@ struct StackBlock {
 struct RecomputeDrift {
   int64_t block = 0;             ///< from 1
   std::vector<double> relative;  ///< ‖rebuilt − true‖ / ‖true‖ per projection
+  /// The largest; NaN where any is.
+  [[nodiscard]] double worst() const;
 };
 
 /// Runs stacks of blocks under one plan. What a block keeps for its backward pass is its hidden
@@ -43,7 +46,7 @@ struct RecomputeDrift {
 ///
 /// Under a plan that inverts, every step knows c of every projection: where the product of 1/|c|
 /// between two anchors passes max_amplification, the projection's outputs there are replayed
-/// forward from then on.
+/// forward from then on. (A step with |c| > 1 is no credit for later ones, which round anew.)
 ///
 /// Second derivatives, and a second backward pass through one forward pass, are errors.
 class BlockStack {

@@ -109,7 +109,7 @@ struct RecomputePlan {
 /// The least n with n(n + 1)/2 ≥ num_blocks.
 [[nodiscard]] int64_t least_held_outputs(int64_t num_blocks);
 
-/// A plan in words: "graphs of blocks 9 to 12; blocks 1 to 8 replayed from 1, 4, 6, 8".
+/// A plan in words: "blocks 1-8 rebuilt from X A and Y of 1, 5, 7, 8, replayed; blocks 9-12 kept".
 [[nodiscard]] std::string describe(const RecomputePlan& plan);
 
 /// Bytes of "60GiB", "512 MiB", "80GB" (units to TB and TiB; no unit: bytes). Throws UsageError

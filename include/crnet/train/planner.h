@@ -25,6 +25,7 @@ struct PlannerInput {
   RunConfig config;
   bool bf16 = true;
   MachineRates rates;
+  torch::Device device = torch::kCPU;  ///< attention's results can be kept on a CPU only
 };
 
 [[nodiscard]] PlanEstimate estimate_plan(const PlannerInput& input, RecomputePlan plan,
@@ -44,8 +45,16 @@ struct PlannerInput {
 /// fits. Throws UsageError ("recompute.memory_budget: expected …") that says what would fit.
 [[nodiscard]] PlanEstimate choose_plan(const PlannerInput& input, int64_t budget);
 
+/// What inversion stores of X, X A and anchors under the configured model and batch, in bytes.
+struct InverseAccounting {
+  int64_t kept = 0;          ///< as crnet keeps it
+  int64_t all_low = 0;       ///< if block 1 were low rank, and so had an X A too
+  int64_t as_published = 0;  ///< of that, the anchors' q, k, v, gate and up alone: arXiv 2509.18993
+};
+[[nodiscard]] InverseAccounting account_for_inverse(const PlannerInput& input);
+
 /// recompute.memory_budget in bytes; "fit" is 95 % of what the device has free now (on a CPU: what
-/// Linux says is available).
+/// Linux says is available, or what is left of the container's limit).
 [[nodiscard]] int64_t resolve_memory_budget(const std::string& budget, torch::Device device);
 
 }  // namespace crnet
