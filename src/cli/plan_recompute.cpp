@@ -92,11 +92,14 @@ void print_recompute(const LoadedConfig<RunConfig>& loaded, const std::string& p
   if (loaded.config.recompute.strategy != RecomputeStrategy::kAuto) return;
   const int64_t budget = resolve_memory_budget(loaded.config.recompute.memory_budget,
                                                select_runtime(loaded.config.train).device);
-  std::fflush(stdout);  // an error comes after the tables
-  const PlanEstimate chosen = loaded.located([&] { return choose_plan(input, budget); });
-  std::printf("  auto, within %s:\n", bytes(budget).c_str());
-  print_estimate(chosen, base);
-  std::printf("             %s\n", describe(chosen.plan).c_str());
+  try {
+    const PlanEstimate chosen = choose_plan(input, budget);
+    std::printf("  auto, within %s:\n", bytes(budget).c_str());
+    print_estimate(chosen, base);
+    std::printf("             %s\n", describe(chosen.plan).c_str());
+  } catch (const UsageError& error) {  // an answer too: crnet train would refuse
+    std::printf("  auto cannot: %s\n", error.what());
+  }
 }
 
 }  // namespace crnet

@@ -9,8 +9,7 @@
 namespace crnet {
 
 /// Prints every strategy and the plans between them, and what strategy auto would choose; draws
-/// them into `plot` unless it is empty. Throws UsageError where recompute.memory_budget cannot be
-/// met.
+/// them into `plot` unless it is empty. Where nothing meets recompute.memory_budget, what would.
 void print_recompute(const LoadedConfig<RunConfig>& loaded, const std::string& plot);
 
 }  // namespace crnet
