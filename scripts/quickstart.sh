@@ -24,8 +24,11 @@ train_arguments=()
 while (($#)); do
   case $1 in
     --help | -h) print_usage "$0" && exit ;;
-    --text) text=${2:?--text expects a file or folder} && shift ;;
-    --prompt) prompt=${2:?--prompt expects a text} && shift ;;
+    --text | --prompt)
+      (($# > 1)) || die "[$1] expected a value, got none; see --help"
+      if [[ $1 == --text ]]; then text=$2; else prompt=$2; fi
+      shift
+      ;;
     --) train_arguments=("${@:2}") && break ;;
     *) die "unknown argument $1; see --help" ;;
   esac

@@ -1,5 +1,6 @@
 // crnet plan: what a configuration costs, before it is run.
 #include <cstdio>
+#include <filesystem>
 
 #include "cli/commands.h"
 #include "cli/plan_recompute.h"
@@ -114,11 +115,17 @@ int run_plan(int argc, char** argv) {
     throw UsageError(
         format("[plan] expected --hours above 0, got %g", parsed["hours"].as<double>()));
   }
+  const std::filesystem::path plot = parsed["plot"].as<std::string>();
+  if (const auto folder = plot.parent_path();
+      !folder.empty() && !std::filesystem::is_directory(folder)) {
+    throw UsageError("[plan] --plot: expected a file in a folder that exists, got " +
+                     plot.string());
+  }
   print_parameters(loaded.config.model);
   print_flops(loaded.config);
   print_memory(loaded.config);
   print_run(loaded.config, parsed);
-  print_recompute(loaded, parsed["plot"].as<std::string>());
+  print_recompute(loaded, plot.string());
   return 0;
 }
 

@@ -52,7 +52,7 @@ PlannerInput measured_input(const RunConfig& config) {
   const auto rate = [](double value) { return format_count(value); };
   PlannerInput input{config, bf16,
                      measure_machine_rates(runtime, config.model, config.data.sequence_length),
-                     runtime.device};
+                     runtime.device, process_bytes(runtime.device)};
   const MachineRates& rates = input.rates;
   std::printf(
       "Recomputation, on %s: %sFLOP/s wide products, %s low-rank, %s attention, %s its "
@@ -79,8 +79,8 @@ void print_recompute(const LoadedConfig<RunConfig>& loaded, const std::string& p
   }
   if (loaded.config.model.architecture == Architecture::kCRNet) print_accounting(input);
   std::printf(
-      "  Plans that no other beats in memory and time; recompute.strategy auto inverts only where "
-      "nothing exact fits:\n");
+      "  Some of the plans that no other beats in memory and time (recompute.strategy auto chooses "
+      "among all, and inverts only where nothing exact fits):\n");
   for (const auto& estimate : front) {
     print_estimate(estimate, base);
     std::printf("             %s\n", describe(estimate.plan).c_str());

@@ -1,6 +1,7 @@
 // The training half of tokenizer.h.
 #include <sentencepiece_trainer.h>
 
+#include <cstdlib>
 #include <exception>
 #include <unordered_map>
 
@@ -99,6 +100,14 @@ Tokenizer train_tokenizer(const TokenizerTraining& training,
       sentencepiece::SentencePieceTrainer::Train(trainer_arguments(training), &sentences, &model);
   sentences.rethrow_failure();
   if (!status.ok()) {
+    const std::string reason = status.ToString();
+    const std::string limit = "a value <= ";  // how sentencepiece ends what it says of a small text
+    if (const size_t at = reason.find(limit); at != std::string::npos) {
+      throw UsageError(
+          format("[tokenizer] expected text enough for %d pieces, got enough for at most %ld; give "
+                 "more text, or a smaller --train-tokenizer",
+                 training.vocab_size, std::atol(reason.c_str() + at + limit.size())));
+    }
     throw Error(
         format("[tokenizer] expected to train %d pieces, got: %s; give more text, or "
                "another --train-tokenizer size",

@@ -145,8 +145,10 @@ Tensor replay_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor
 
 Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor& y, double c) {
   const torch::NoGradGuard no_grad;
-  return at::addmm(as_matrix(y), low, B.to(low.scalar_type()), /*beta=*/1 / c, /*alpha=*/-1 / c)
-      .view_as(y);
+  // Not with 1/c as the product's own scales: oneDNN compiles a kernel for every pair of them, and
+  // keeps a thousand, while c moves with every step.
+  Tensor y_prev = at::addmm(as_matrix(y), low, B.to(low.scalar_type()), /*beta=*/1, /*alpha=*/-1);
+  return y_prev.mul_(1 / c).view_as(y);
 }
 
 namespace plain {

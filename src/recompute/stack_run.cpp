@@ -31,18 +31,19 @@ Tensor leaf(const Tensor& t) {
 // is asked for, and the gradients that a block returns meet them again on their way on.
 class HooksAside {
  public:
-  explicit HooksAside(const std::vector<Tensor>& parameters) : parameters_(parameters) { swap(); }
-  ~HooksAside() { swap(); }
+  explicit HooksAside(const std::vector<Tensor>& parameters)
+      : parameters_(parameters), hooks_(parameters.size()) {
+    for (size_t i = 0; i < hooks_.size(); ++i) swap(i);
+  }
+  // Backwards: a parameter may be listed twice.
+  ~HooksAside() {
+    for (size_t i = hooks_.size(); i-- > 0;) swap(i);
+  }
   HooksAside(const HooksAside&) = delete;
   HooksAside& operator=(const HooksAside&) = delete;
 
  private:
-  void swap() {
-    hooks_.resize(parameters_.size());
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      std::swap(hooks_[i], torch::autograd::impl::hooks(parameters_[i]));
-    }
-  }
+  void swap(size_t i) { std::swap(hooks_[i], torch::autograd::impl::hooks(parameters_[i])); }
 
   const std::vector<Tensor>& parameters_;
   std::vector<std::vector<std::unique_ptr<torch::autograd::FunctionPreHook>>> hooks_;

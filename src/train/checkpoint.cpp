@@ -107,8 +107,10 @@ void verify_file(const fs::path& path, const FileDigest& expected) {
   }
   const auto got = digest_file(path).xxh3;
   if (got != expected.xxh3) {
-    throw Error(format("[checkpoint] %s: expected the hash %s, got %s: its contents have changed",
-                       path.c_str(), expected.xxh3.c_str(), got.c_str()));
+    throw Error(
+        format("[checkpoint] %s: expected the hash %s, got %s: its contents have changed; "
+               "use another checkpoint",
+               path.c_str(), expected.xxh3.c_str(), got.c_str()));
   }
 }
 

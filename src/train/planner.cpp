@@ -1,6 +1,7 @@
 #include "crnet/train/planner.h"
 
 #include <c10/core/CachingDeviceAllocator.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -182,6 +183,7 @@ PlanEstimate estimate_plan(const PlannerInput& input, RecomputePlan plan, std::s
   estimate.name = std::move(name);
   estimate.plan = shape.recompute;
   estimate.memory = count_memory(model, shape);
+  estimate.memory.peak += input.process_bytes;
   estimate.recompute_share =
       count_recompute(model, shape.sequence_length, shape.recompute).total() /
       count_flops(model, shape.sequence_length).training();
@@ -261,7 +263,15 @@ int64_t resolve_memory_budget(const std::string& budget, torch::Device device) {
           ? static_cast<int64_t>(
                 c10::getDeviceAllocator(torch::kCUDA)->getMemoryInfo(device.index()).first)
           : available_on_cpu();
-  return static_cast<int64_t>(kShareOfFree * static_cast<double>(free));
+  return static_cast<int64_t>(kShareOfFree * static_cast<double>(free)) + process_bytes(device);
+}
+
+int64_t process_bytes(torch::Device device) {
+  if (!device.is_cpu()) return 0;
+  std::ifstream file("/proc/self/statm");
+  int64_t total_pages = 0, resident_pages = 0;
+  file >> total_pages >> resident_pages;
+  return resident_pages * sysconf(_SC_PAGESIZE);
 }
 
 }  // namespace crnet

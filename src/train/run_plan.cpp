@@ -58,7 +58,8 @@ RunPlan find_plan(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
   }
   const PlannerInput input{
       config, runtime.compute_dtype == torch::kBFloat16,
-      measure_machine_rates(runtime, config.model, config.data.sequence_length), runtime.device};
+      measure_machine_rates(runtime, config.model, config.data.sequence_length), runtime.device,
+      process_bytes(runtime.device)};
   const int64_t budget = resolve_memory_budget(config.recompute.memory_budget, runtime.device);
   const auto chosen = loaded.located([&] { return choose_plan(input, budget); });
   const auto none = estimate_plan(input, make_plan({}, config.model), "none");

@@ -115,6 +115,9 @@ class Documentation(CliTest):
         return [*[fixture("straight-fp32") for _ in positional],
                 *self.with_replaced(options, replaced), "--threads", 1]
 
+    def adapt_plan(self, positional, options):
+        return [*positional, *self.with_replaced(options, {"--plot": self.scratch / "plan.svg"})]
+
     def adapt_generate(self, positional, options):
         return [*[fixture("straight-fp32") for _ in positional],
                 *self.with_replaced(options, {"--device": "cpu"}), "--threads", 1]

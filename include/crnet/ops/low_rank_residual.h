@@ -44,8 +44,9 @@ torch::Tensor replay_low_rank_residual(const torch::Tensor& low, const torch::Te
                                        const torch::Tensor& y_prev, const torch::Tensor& beta,
                                        double epsilon);
 
-/// Y_prev = (Y − (X A) B) / c (arXiv 2509.18993), rounded once to the dtype of y [..., out]. The
-/// error of Y and of one rounding of Y grow by 1/|c|. Without a graph.
+/// Y_prev = (Y − (X A) B) / c (arXiv 2509.18993), rounded to the dtype of y [..., out] after the
+/// difference and after the quotient. The error of Y and of the first rounding grow by 1/|c|.
+/// Without a graph.
 torch::Tensor invert_low_rank_residual(const torch::Tensor& low, const torch::Tensor& B,
                                        const torch::Tensor& y, double c);
 

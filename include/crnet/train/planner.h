@@ -26,6 +26,7 @@ struct PlannerInput {
   bool bf16 = true;
   MachineRates rates;
   torch::Device device = torch::kCPU;  ///< attention's results can be kept on a CPU only
+  int64_t process_bytes = 0;           ///< what the process holds already; added to every peak
 };
 
 [[nodiscard]] PlanEstimate estimate_plan(const PlannerInput& input, RecomputePlan plan,
@@ -54,7 +55,11 @@ struct InverseAccounting {
 [[nodiscard]] InverseAccounting account_for_inverse(const PlannerInput& input);
 
 /// recompute.memory_budget in bytes; "fit" is 95 % of what the device has free now (on a CPU: what
-/// Linux says is available, or what is left of the container's limit).
+/// Linux says is available, or what is left of the container's limit) and what the process holds.
 [[nodiscard]] int64_t resolve_memory_budget(const std::string& budget, torch::Device device);
+
+/// What this process holds on the device before a model is made: on a CPU its resident memory, most
+/// of it LibTorch's libraries; 0 on a GPU, of whose memory LibTorch counts tensors alone.
+[[nodiscard]] int64_t process_bytes(torch::Device device);
 
 }  // namespace crnet
