@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Prints metrics of several runs side by side, as Markdown.
 
-Usage: compare_runs.py [--steps N] [--limit X] NAME=RUN_FOLDER…
+Usage: compare_runs.py [--steps N] [--limit X] [--smoothed] NAME=RUN_FOLDER…
 
 Two tables: the losses of the first N training steps (default 10), with the greatest relative
-difference from the first run; and the median tokens per second of each run's later half.
+difference from the first run (with --smoothed, of the smoothed losses); and the median tokens per
+second of each run's later half.
 
 Exit status: 0; with --limit, 1 where a difference is above X, or fewer than N steps can be compared.
 """
@@ -43,21 +44,21 @@ def common_steps(runs, num_steps):
     return sorted(set.intersection(*(set(records) for records in runs.values())))[:num_steps]
 
 
-def differences(runs, steps):
+def differences(runs, steps, key):
     """The greatest relative difference of each run's losses from those of the first."""
     (_, first), *others = runs.items()
     return {
-        name: max(abs(records[s]["loss"] / first[s]["loss"] - 1) for s in steps)
+        name: max(abs(records[s][key] / first[s][key] - 1) for s in steps)
         for name, records in others
     }
 
 
-def within_limit(runs, steps, num_steps, limit):
+def within_limit(runs, steps, num_steps, limit, key):
     """Prints each run's difference; False where one is above the limit, or too little is compared."""
     sound = limit is None or len(steps) == num_steps
     if not sound:
         print(f"Expected {num_steps} steps that all runs have, got {len(steps)}\n")
-    for name, worst in differences(runs, steps).items():
+    for name, worst in differences(runs, steps, key).items():
         verdict = "" if limit is None else f" (limit {limit:g})"
         print(f"Greatest relative difference of {name} from {next(iter(runs))}: {worst:.2e}{verdict}")
         sound = sound and (limit is None or worst <= limit)
@@ -79,6 +80,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--limit", type=float)
+    parser.add_argument("--smoothed", action="store_true")
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN_FOLDER")
     arguments = parser.parse_args()
     runs = {}
@@ -89,7 +91,8 @@ def main():
     if not steps:
         raise SystemExit("compare_runs.py: expected steps that all runs have, got none")
     loss_table(runs, steps)
-    sound = within_limit(runs, steps, arguments.steps, arguments.limit)
+    key = "smoothed_loss" if arguments.smoothed else "loss"
+    sound = within_limit(runs, steps, arguments.steps, arguments.limit, key)
     speed_table(runs)
     return 0 if sound else 1
 

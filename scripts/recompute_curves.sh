@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the quickstart's model once per strategy of recomputation and compares the curves of the
-# loss: full, replay and cola_m must have those of none to the bit, inverse within 0.5 %.
+# loss: full, replay and cola_m must have those of none to the bit, inverse within 0.5 %, smoothed.
 #
 # Usage: scripts/recompute_curves.sh [STEPS] [CRNET ARGUMENT…]
 #   STEPS           of each run (default: 300)
@@ -40,4 +40,5 @@ done
 say "Comparing"
 compare --limit 0 none=runs/recompute/none full=runs/recompute/full replay=runs/recompute/replay
 compare --limit 0 cola-none=runs/recompute/cola-none cola_m=runs/recompute/cola-cola_m
-compare --limit 0.005 none=runs/recompute/none inverse=runs/recompute/inverse
+# Single batches differ as between two seeds once anything rounds differently.
+compare --limit 0.005 --smoothed none=runs/recompute/none inverse=runs/recompute/inverse
