@@ -2,6 +2,7 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <nlohmann/json.hpp>
 
@@ -148,7 +149,9 @@ void warn_of_changes(const Checkpoint& checkpoint, const RunConfig& config,
     if (is_free_to_change(key)) continue;
     const Json::json_pointer place(key);
     const std::string old = before.contains(place) ? before.at(place).dump() : "unset";
-    log::warn("resumed with another " + key.substr(1) + ": " + old + " became " +
+    std::string name = key.substr(1);
+    std::replace(name.begin(), name.end(), '/', '.');
+    log::warn("resumed with another " + name + ": " + old + " became " +
               (now.contains(place) ? now.at(place).dump() : "unset"));
   }
   const Json extra = Json::parse(checkpoint.state.extra);
