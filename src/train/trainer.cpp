@@ -26,8 +26,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr double kSmoothing = 0.95;
-// Of the worst projection. Inversion at β = 0.9 over 8 blocks gave 13 % in bf16, and the gradient
-// was off by 2.8 %, by 1.7 % for the dtype itself; fp32 gave 8e-6 (docs/recomputation.md).
+// Of the worst projection. Where inversion had 6 % in bf16 (β = 1 over 8 blocks), the gradient was
+// as far off as bf16 itself makes it, 1.7 %; at 16 % (β = 0.9) it was off by 4.9 %. fp32 had 4e-6
+// (docs/recomputation.md).
 constexpr double kDriftBoundBf16 = 0.15, kDriftBoundFp32 = 1e-4;
 
 class TrainingRun {
