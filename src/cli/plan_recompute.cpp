@@ -16,9 +16,9 @@ std::string bytes(int64_t count) {
 
 void print_header() {
   std::printf(
-      "  seconds: forward and backward of one micro-batch, predicted; again: FLOPs done again, as "
-      "a "
-      "part of the step's\n");
+      "  graphs: blocks that keep everything; working: of the block that is differentiated; again: "
+      "FLOPs done again,\n  as a part of the step's; seconds: forward and backward of one "
+      "micro-batch, predicted\n");
   std::printf("  %-10s %9s %9s %9s %9s %9s %9s %9s %9s %6s %9s %7s\n", "strategy", "X", "X A",
               "anchors", "attention", "graphs", "stored", "working", "peak", "again", "seconds",
               "x none");
@@ -90,8 +90,7 @@ void print_recompute(const LoadedConfig<RunConfig>& loaded, const std::string& p
     std::printf("  drawn in %s\n", plot.c_str());
   }
   if (loaded.config.recompute.strategy != RecomputeStrategy::kAuto) return;
-  const int64_t budget = resolve_memory_budget(loaded.config.recompute.memory_budget,
-                                               select_runtime(loaded.config.train).device);
+  const int64_t budget = resolve_memory_budget(loaded.config.recompute.memory_budget, input.device);
   try {
     const PlanEstimate chosen = choose_plan(input, budget);
     std::printf("  auto, within %s:\n", bytes(budget).c_str());

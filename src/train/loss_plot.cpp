@@ -15,7 +15,7 @@ namespace crnet {
 namespace {
 
 using detail::Axis, detail::dot, detail::line, detail::text_at;
-using detail::kBottom, detail::kHeight, detail::kLeft, detail::kRight, detail::kTop;
+using detail::kBottom, detail::kLeft, detail::kRight, detail::kTop;
 
 constexpr double kRatioForLogarithm = 20;
 constexpr int kTicks = 7;
@@ -120,28 +120,12 @@ Points thin(const Points& points, const Axis& x) {
 }
 
 std::string axes(const Plot& plot) {
-  constexpr const char *kGrid = "#e6e8eb", *kFrame = "#8a9099";
-  constexpr const char* kRightAligned = "text-anchor=\"end\" class=\"tick\"";
-  constexpr const char* kCentred = "text-anchor=\"middle\" class=\"tick\"";
-  std::string svg;
-  for (const double tick : plot.y.ticks(kTicks)) {
-    const double y = plot.y.position(tick);
-    svg += line(kLeft, y, kRight, y, kGrid);
-    svg += text_at(kLeft - 8, y + 4, kRightAligned, detail::tick_label(tick));
-  }
-  for (const double tick : plot.x.ticks(kTicks + 1)) {
-    // Whole steps only: a run of two steps has no step 0.5.
-    if (std::abs(tick - std::round(tick)) > 1e-6) continue;
-    const double x = plot.x.position(tick);
-    svg += line(x, kTop, x, kBottom, kGrid) + line(x, kBottom, x, kBottom + 4, kFrame);
-    svg += text_at(x, kBottom + 19, kCentred, detail::tick_label(tick));
-  }
-  svg += line(kLeft, kBottom, kRight, kBottom, kFrame) + line(kLeft, kTop, kLeft, kBottom, kFrame);
-  svg += text_at((kLeft + kRight) / 2, kHeight - 12, kCentred, "step");
-  svg += format("<text transform=\"translate(18 %.1f) rotate(-90)\" %s>%s</text>\n",
-                (kTop + kBottom) / 2, kCentred,
-                plot.y.logarithmic ? "loss (nats per token, log scale)" : "loss (nats per token)");
-  return svg;
+  auto steps = plot.x.ticks(kTicks + 1);
+  // Whole steps only: a run of two steps has no step 0.5.
+  std::erase_if(steps, [](double tick) { return std::abs(tick - std::round(tick)) > 1e-6; });
+  return detail::axes(
+      plot.x, steps, "step", plot.y, plot.y.ticks(kTicks),
+      plot.y.logarithmic ? "loss (nats per token, log scale)" : "loss (nats per token)");
 }
 
 /// One line with a break at every gap. Points that no line joins show by its round ends.

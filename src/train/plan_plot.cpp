@@ -11,12 +11,11 @@
 namespace crnet {
 namespace {
 
-using detail::Axis, detail::dot, detail::line, detail::text_at;
-using detail::kBottom, detail::kHeight, detail::kLeft, detail::kRight, detail::kTop;
+using detail::Axis, detail::dot, detail::text_at;
+using detail::kBottom, detail::kLeft, detail::kRight, detail::kTop;
 
 constexpr int kTicks = 7;
 constexpr const char *kFrontColour = "#1c5cab", *kStrategyColour = "#e0701b";
-constexpr const char *kGrid = "#e6e8eb", *kFrame = "#8a9099";
 
 struct Point {
   double memory = 0, time = 0;  // GiB; percent more than the first strategy
@@ -54,27 +53,6 @@ Plot lay_out(const std::vector<PlanEstimate>& strategies, const std::vector<Plan
   return plot;
 }
 
-std::string axes(const Plot& plot) {
-  constexpr const char* kRightAligned = "text-anchor=\"end\" class=\"tick\"";
-  constexpr const char* kCentred = "text-anchor=\"middle\" class=\"tick\"";
-  std::string svg;
-  for (const double tick : plot.y.ticks(kTicks)) {
-    const double y = plot.y.position(tick);
-    svg += line(kLeft, y, kRight, y, kGrid);
-    svg += text_at(kLeft - 8, y + 4, kRightAligned, detail::tick_label(tick));
-  }
-  for (const double tick : plot.x.ticks(kTicks)) {
-    const double x = plot.x.position(tick);
-    svg += line(x, kTop, x, kBottom, kGrid) + line(x, kBottom, x, kBottom + 4, kFrame);
-    svg += text_at(x, kBottom + 19, kCentred, detail::tick_label(tick));
-  }
-  svg += line(kLeft, kBottom, kRight, kBottom, kFrame) + line(kLeft, kTop, kLeft, kBottom, kFrame);
-  svg += text_at((kLeft + kRight) / 2, kHeight - 12, kCentred, "peak memory (GiB)");
-  svg += format("<text transform=\"translate(18 %.1f) rotate(-90)\" %s>time added (%%)</text>\n",
-                (kTop + kBottom) / 2, kCentred);
-  return svg;
-}
-
 std::string front_line(const Plot& plot, const std::vector<PlanEstimate>& front) {
   std::string path, dots;
   for (const auto& estimate : front) {
@@ -104,7 +82,9 @@ std::string render_plan_svg(const std::vector<PlanEstimate>& strategies,
                             const std::vector<PlanEstimate>& front, const std::string& title) {
   if (strategies.empty()) throw Error("[plan plot] expected at least one strategy, got none");
   const Plot plot = lay_out(strategies, front);
-  std::string svg = detail::svg_head(title) + axes(plot);
+  std::string svg =
+      detail::svg_head(title) + detail::axes(plot.x, plot.x.ticks(kTicks), "peak memory (GiB)",
+                                             plot.y, plot.y.ticks(kTicks), "time added (%)");
   svg += dot(kLeft + 10, 54, kFrontColour) +
          text_at(kLeft + 20, 58, "class=\"legend\"", "plans that no other beats");
   svg += dot(kLeft + 200, 54, kStrategyColour) +

@@ -43,6 +43,29 @@ std::string dot(double x, double y, const char* colour) {
       x, y, colour);
 }
 
+std::string axes(const Axis& x, const std::vector<double>& x_ticks, const std::string& x_title,
+                 const Axis& y, const std::vector<double>& y_ticks, const std::string& y_title) {
+  constexpr const char *kGrid = "#e6e8eb", *kFrame = "#8a9099";
+  constexpr const char* kRightAligned = "text-anchor=\"end\" class=\"tick\"";
+  constexpr const char* kCentred = "text-anchor=\"middle\" class=\"tick\"";
+  std::string svg;
+  for (const double tick : y_ticks) {
+    const double at = y.position(tick);
+    svg += line(kLeft, at, kRight, at, kGrid);
+    svg += text_at(kLeft - 8, at + 4, kRightAligned, tick_label(tick));
+  }
+  for (const double tick : x_ticks) {
+    const double at = x.position(tick);
+    svg += line(at, kTop, at, kBottom, kGrid) + line(at, kBottom, at, kBottom + 4, kFrame);
+    svg += text_at(at, kBottom + 19, kCentred, tick_label(tick));
+  }
+  svg += line(kLeft, kBottom, kRight, kBottom, kFrame) + line(kLeft, kTop, kLeft, kBottom, kFrame);
+  svg += text_at((kLeft + kRight) / 2, kHeight - 12, kCentred, x_title);
+  svg += format("<text transform=\"translate(18 %.1f) rotate(-90)\" %s>%s</text>\n",
+                (kTop + kBottom) / 2, kCentred, escape(y_title).c_str());
+  return svg;
+}
+
 std::string svg_head(const std::string& title) {
   return format(
              "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %.0f %.0f\" "

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <string>
+#include <vector>
+
+#include "train/plot_axis.h"
 
 namespace crnet::detail {
 
@@ -15,5 +18,9 @@ std::string svg_head(const std::string& title);
 std::string text_at(double x, double y, const char* style, const std::string& text);
 std::string line(double x1, double y1, double x2, double y2, const char* colour);
 std::string dot(double x, double y, const char* colour);
+
+/// The frame's left and lower edge, lines and numbers at the ticks, and what the axes mean.
+std::string axes(const Axis& x, const std::vector<double>& x_ticks, const std::string& x_title,
+                 const Axis& y, const std::vector<double>& y_ticks, const std::string& y_title);
 
 }  // namespace crnet::detail
