@@ -1,6 +1,7 @@
 // What the strategies of recomputation cost and save, and how exact they are.
 //
 //   crnet_bench_recompute                       step time and memory of every strategy
+//   crnet_bench_recompute --beside cola         the same of CoLA with as many parameters, in turn
 //   crnet_bench_recompute --drift               error of rebuilt outputs and of the gradient
 //
 // Strategies take turns in one process; ratios are taken round by round.
@@ -21,6 +22,7 @@
 #include "counting_allocator.h"
 #include "crnet/core/error.h"
 #include "crnet/model/causal_lm.h"
+#include "crnet/model/costs.h"
 #include "crnet/model/init.h"
 #include "crnet/model/memory.h"
 #include "crnet/train/device.h"
@@ -34,7 +36,7 @@ using torch::Tensor;
 constexpr double kMiB = 1024.0 * 1024.0;
 
 struct Arguments {
-  std::string arch, size;
+  std::string arch, size, beside;
   std::vector<std::string> settings;  // key=value, as of crnet's --set
   int64_t batch = 0, length = 0, rounds = 0, threads = 0, stride = 0;
   bool bf16 = false;
@@ -120,39 +122,81 @@ Step measure(crnet::CausalLM& model, const Tensor& tokens) {
   return {seconds, memory.peak_mib(), kept};
 }
 
-void print_costs(const Arguments& arguments) {
-  const auto config = crnet::load_run_config(std::string(CRNET_SOURCE_DIR "/configs/models/") +
-                                                 arguments.arch + "-" + arguments.size + ".yaml",
-                                             arguments.settings)
-                          .config.model;
+crnet::ModelConfig model_config(const Arguments& arguments, const std::string& architecture) {
+  return crnet::load_run_config(std::string(CRNET_SOURCE_DIR "/configs/models/") + architecture +
+                                    "-" + arguments.size + ".yaml",
+                                arguments.settings)
+      .config.model;
+}
+
+// With the r that comes nearest to as many parameters as `other` has.
+crnet::ModelConfig of_equal_size(crnet::ModelConfig config, const crnet::ModelConfig& other) {
+  const auto parameters = [&config](int64_t r) {
+    config.r = r;
+    return crnet::count_parameters(config).total();
+  };
+  const double per_r = static_cast<double>(parameters(2) - parameters(1));
+  const auto wanted = static_cast<double>(crnet::count_parameters(other).total() - parameters(1));
+  config.r = static_cast<int64_t>(std::lround(1 + wanted / per_r));
+  return config;
+}
+
+struct Contender {
+  std::string name;
+  crnet::ModelConfig config;
+  RecomputeConfig recompute;
+  crnet::CausalLM model;
+};
+
+void add_contenders(const Arguments& arguments, const std::string& name,
+                    const crnet::ModelConfig& config, std::vector<Contender>& contenders) {
   crnet::CausalLM model(config, arguments.device);
   crnet::initialize(*model, 1);
   model->set_compute_dtype(arguments.bf16 ? torch::kBFloat16 : torch::kFloat32);
+  for (const auto& recompute : strategies_of(config.architecture, arguments.stride)) {
+    contenders.push_back({name, config, recompute, model});
+  }
+}
+
+std::vector<Contender> contenders_of(const Arguments& arguments) {
+  std::vector<Contender> contenders;
+  const auto config = model_config(arguments, arguments.arch);
+  add_contenders(arguments, arguments.arch + "-" + arguments.size, config, contenders);
+  if (arguments.beside.empty()) return contenders;
+  const auto rival = of_equal_size(model_config(arguments, arguments.beside), config);
+  add_contenders(arguments, arguments.beside + ", r " + std::to_string(std::get<int64_t>(rival.r)),
+                 rival, contenders);
+  return contenders;
+}
+
+void print_costs(const Arguments& arguments) {
+  auto contenders = contenders_of(arguments);
   torch::manual_seed(1);
   const Tensor tokens =
-      torch::randint(config.vocab_size, {arguments.batch, arguments.length}).to(arguments.device);
-  const auto strategies = strategies_of(config.architecture, arguments.stride);
-  std::vector<std::vector<double>> seconds(strategies.size()), ratios(strategies.size());
-  std::vector<Step> last(strategies.size());
+      torch::randint(contenders[0].config.vocab_size, {arguments.batch, arguments.length})
+          .to(arguments.device);
+  std::vector<std::vector<double>> seconds(contenders.size()), ratios(contenders.size());
+  std::vector<Step> last(contenders.size());
   for (int64_t round = -1; round < arguments.rounds; ++round) {  // one to warm up
-    for (size_t i = 0; i < strategies.size(); ++i) {
-      model->set_recompute(strategies[i]);
-      last[i] = measure(model, tokens);
+    for (size_t i = 0; i < contenders.size(); ++i) {
+      contenders[i].model->set_recompute(contenders[i].recompute);
+      last[i] = measure(contenders[i].model, tokens);
       if (round < 0) continue;
       seconds[i].push_back(last[i].seconds);
       ratios[i].push_back(last[i].seconds / seconds[0].back());
     }
   }
-  for (size_t i = 0; i < strategies.size(); ++i) {
+  for (size_t i = 0; i < contenders.size(); ++i) {
+    const auto& [name, config, recompute, model] = contenders[i];
     const auto memory = crnet::count_memory(
-        config,
-        {arguments.batch, arguments.length, arguments.bf16, make_plan(strategies[i], config)});
+        config, {arguments.batch, arguments.length, arguments.bf16, make_plan(recompute, config)});
     const auto [least, most] = std::minmax_element(ratios[i].begin(), ratios[i].end());
     const auto kept = memory.activations.total() + memory.weight_copies + memory.head_gradient;
-    std::printf("| %s-%s | %s | %s | %.2f | %.3f [%.2f–%.2f] | %.0f | %.0f | %.0f | %.0f |\n",
-                arguments.arch.c_str(), arguments.size.c_str(), arguments.bf16 ? "bf16" : "fp32",
-                name_of(strategies[i]).c_str(), median(seconds[i]), median(ratios[i]), *least,
-                *most, static_cast<double>(kept) / kMiB, last[i].kept_mib,
+    std::printf("| %s, %.1f M | %s | %s | %.2f | %.3f [%.2f–%.2f] | %.0f | %.0f | %.0f | %.0f |\n",
+                name.c_str(), static_cast<double>(crnet::count_parameters(config).total()) / 1e6,
+                arguments.bf16 ? "bf16" : "fp32", name_of(recompute).c_str(), median(seconds[i]),
+                median(ratios[i]), *least, *most, static_cast<double>(kept) / kMiB,
+                last[i].kept_mib,
                 static_cast<double>(memory.peak - memory.weights - memory.optimizer) / kMiB,
                 last[i].peak_mib);
   }
@@ -235,6 +279,8 @@ void run(int argc, char** argv) {
   // clang-format off
   options.add_options()
       ("arch", "llama, crnet or cola", cxxopts::value<std::string>()->default_value("crnet"))
+      ("beside", "another architecture to measure in turn, with r for as many parameters",
+       cxxopts::value<std::string>()->default_value(""))
       ("size", "of configs/models", cxxopts::value<std::string>()->default_value("130m"))
       ("precision", "bf16 or fp32", cxxopts::value<std::string>()->default_value("bf16"))
       ("batch", "sequences", cxxopts::value<int64_t>()->default_value("8"))
@@ -256,6 +302,7 @@ void run(int argc, char** argv) {
   }
   Arguments arguments;
   arguments.arch = parsed["arch"].as<std::string>();
+  arguments.beside = parsed["beside"].as<std::string>();
   arguments.size = parsed["size"].as<std::string>();
   arguments.batch = parsed["batch"].as<int64_t>();
   arguments.length = parsed["length"].as<int64_t>();
@@ -281,7 +328,7 @@ void run(int argc, char** argv) {
               static_cast<long>(arguments.length), TORCH_VERSION,
               static_cast<long>(arguments.rounds));
   std::printf(
-      "| model | precision | strategy | s | x none | kept: planned, MiB | measured | peak: "
+      "| model | precision | strategy | s | x first | kept: planned, MiB | measured | peak: "
       "planned, "
       "MiB | measured |\n|---|---|---|---|---|---|---|---|---|\n");
   print_costs(arguments);

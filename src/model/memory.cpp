@@ -75,7 +75,8 @@ class StepMemory {
   [[nodiscard]] ActivationCounts kept(size_t layer) const;
   [[nodiscard]] int64_t rebuilt_outputs(size_t layer) const;
   [[nodiscard]] int64_t working_set(size_t layer) const;
-  [[nodiscard]] int64_t gradients_on_their_way(size_t layer) const;
+  [[nodiscard]] bool inverts_below(size_t layer) const;
+  [[nodiscard]] int64_t in_backward(size_t layer) const;
   // Bytes in all: of the gradients of a block's projections, and of their weights in bf16.
   [[nodiscard]] int64_t gradients(size_t layer) const {
     return kFp32 * count_block_weights(config_, static_cast<int64_t>(layer));
@@ -120,22 +121,35 @@ int64_t StepMemory::rebuilt_outputs(size_t layer) const {
   return held;
 }
 
+// Whether Y of the block below is made by inversion, projection by projection, as Y of this block
+// goes.
+bool StepMemory::inverts_below(size_t layer) const {
+  return shape_.recompute.inverts && rebuilt_outputs(layer) > 0;
+}
+
 // Gradients from above, of the residual stream, and of whichever part of the block needs most. Of
-// the gradients of the outputs below, those that are made by then.
-int64_t StepMemory::gradients_on_their_way(size_t layer) const {
-  const int64_t C = config_.hidden_size, F = config_.ffn_size;
+// the gradients of the outputs below, and of outputs inverted on the way, those that are made by
+// then.
+int64_t StepMemory::in_backward(size_t layer) const {
+  const int64_t C = config_.hidden_size, F = config_.ffn_size, kv = out(config_, Projection::kK);
   const bool gives_down = layer > 0 && outputs_ > 0;
   const int64_t above = layer + 1 < plan_.size() ? outputs_ : 0;
-  const int64_t mlp = size_ * (3 * F + (gives_down ? C : 0));
+  // Beside the graph, Y of q, k, o and down, the last on both sides of its inversion.
+  const int64_t inverted_in_mlp = inverts_below(layer) ? size_ * (4 * C + kv) : 0;
+  // Y of q and k; below, that of o, down, gate and up.
+  const int64_t inverted_by_attention = inverts_below(layer) ? size_ * (3 * C + kv + 2 * F) : 0;
+  const int64_t mlp = size_ * (3 * F + (gives_down ? C : 0)) + inverted_in_mlp;
   // The MLP's activations are gone by then. On a CPU bf16 attention is fp32 inside: q, k, v, its
   // result, and the gradients of all four.
   const int64_t attention = (shape_.bf16 && shape_.on_cpu ? kFp32 * 8 * C : size_ * 4 * C) +
-                            (gives_down ? size_ * (2 * C + 2 * F) : 0) - size_ * (3 * F + C);
+                            (gives_down ? size_ * (2 * C + 2 * F) : 0) + inverted_by_attention -
+                            size_ * (3 * F + C);
   return above + size_ * 2 * C + std::max(mlp, attention);
 }
 
 int64_t StepMemory::working_set(size_t layer) const {
-  int64_t set = rebuilt_outputs(layer) + gradients_on_their_way(layer);
+  const int64_t replayed = inverts_below(layer) ? 0 : rebuilt_outputs(layer);
+  const int64_t set = replayed + in_backward(layer);
   if (plan_[layer].graph) return set;
   // The graph is made on top of what was kept.
   const ActivationCounts held = kept(layer);

@@ -82,6 +82,23 @@ CrossLayerGradients cross_layer_backward(const Tensor& dy, const Tensor& y_prev,
   return {scale(dy, c), dbeta};
 }
 
+// (y − product) / c, where product was, in fp32 or wider and rounded once.
+void subtract_and_divide(const Tensor& y, Tensor& product, double c) {
+  if (!cpu::takes(y, product)) {
+    const auto wide = y.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
+    product.copy_((y.to(wide) - product) / c);
+    return;
+  }
+  cpu::with_element_type(y, [&](auto element) {
+    using T = decltype(element);
+    at::parallel_for(0, y.numel(), 32768, [&](int64_t first, int64_t last) {
+      cpu::kernels<T>().subtract_and_divide(cpu::const_data<T>(y) + first,
+                                            cpu::data<T>(product) + first, static_cast<float>(c),
+                                            last - first);
+    });
+  });
+}
+
 // c Y_prev + low B. low [N, R], b [R, out] and y_prev of one dtype.
 Tensor residual_product(const Tensor& low, const Tensor& b, const Tensor& y_prev, const Tensor& c) {
   Tensor y = scale(as_matrix(y_prev), c);  // [N, out]
@@ -99,20 +116,25 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
     if (!products->low.defined()) products->low = at::mm(as_matrix(x), a);
     if (!products->y.defined()) products->y = residual_product(products->low, b, y_prev, c);
     ctx->save_for_backward({x, a, b, products->low, y_prev, c});
+    if (products->y_prev) ctx->saved_data["y_prev"] = c10::IValue::make_capsule(products->y_prev);
     ctx->saved_data["master"] = static_cast<int64_t>(A.scalar_type());
     return products->y.variable_data();  // the result gets a graph, the held tensor none
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &a = saved[1], &b = saved[2], &low = saved[3], &y_prev = saved[4],
-                 &c = saved[5];
+    const Tensor &x = saved[0], &a = saved[1], &b = saved[2], &low = saved[3], &c = saved[5];
+    Tensor y_prev = saved[4];
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
     const Tensor dy = as_matrix(grad_outputs[0]).contiguous();    // [N, out]
     const Tensor dlow = at::mm(dy, b.t());                        // [N, R]
     const Tensor dx = at::mm(dlow, a.t()).view_as(x);             // [..., in]
     const Tensor dA = at::mm(as_matrix(x).t(), dlow).to(master);  // [in, R]
     const Tensor dB = at::mm(low.t(), dy).to(master);             // [R, out]
+    const auto later = ctx->saved_data.find("y_prev");
+    if (later != ctx->saved_data.end()) {
+      y_prev = static_cast<LaterTensor&>(*later->second.toCapsule()).take();
+    }
     const auto cross = cross_layer_backward(dy, as_matrix(y_prev), c);
     return {dx, dA, dB, cross.y_prev.view_as(y_prev), cross.beta, Tensor(), Tensor()};
   }
@@ -147,8 +169,9 @@ Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor
   const torch::NoGradGuard no_grad;
   // Not with 1/c as the product's own scales: oneDNN compiles a kernel for every pair of them, and
   // keeps a thousand, while c moves with every step.
-  Tensor y_prev = at::addmm(as_matrix(y), low, B.to(low.scalar_type()), /*beta=*/1, /*alpha=*/-1);
-  return y_prev.mul_(1 / c).view_as(y);
+  Tensor y_prev = at::mm(low, B.to(low.scalar_type())).view_as(y);
+  subtract_and_divide(y, y_prev, c);
+  return y_prev;
 }
 
 namespace plain {

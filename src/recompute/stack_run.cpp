@@ -1,6 +1,7 @@
 #include "recompute/stack_run.h"
 
 #include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -25,6 +26,23 @@ Tensor held(const Tensor& t) {
 
 Tensor leaf(const Tensor& t) {
   return t.variable_data().requires_grad_();
+}
+
+// In place of an output that is made later. Whoever reads it gets NaN, so a block that does more
+// with it than StackBlock allows is found out.
+Tensor placeholder_like(const Tensor& t) {
+  return torch::full({}, std::nan(""), t.options()).expand(t.sizes());
+}
+
+// Gradients at roots, to gradients of `inputs`; undefined where there is none. As
+// torch::autograd::grad, which would hold the roots' values until it ends.
+tensor_list differentiate(const torch::autograd::edge_list& roots, const tensor_list& gradients,
+                          const tensor_list& inputs) {
+  torch::autograd::edge_list leaves;
+  for (const auto& input : inputs) leaves.push_back(torch::autograd::impl::gradient_edge(input));
+  return torch::autograd::Engine::get_default_engine().execute(
+      roots, gradients, /*keep_graph=*/false, /*create_graph=*/false, /*accumulate_grad=*/false,
+      leaves);
 }
 
 // Takes the hooks off parameters for as long as it lives. autograd::grad calls the hooks of what it
@@ -190,22 +208,33 @@ bool StackRun::is_replayed(size_t block, size_t projection) const {
   return !plan.inverts || replayed.contains(span_of(block, projection));
 }
 
-// The outputs of `block`, from those of the block above (which has just been rebuilt and still
-// holds its own) or from the nearest below.
-void StackRun::rebuild_outputs(size_t block) {
-  for (size_t i = 0; i < records_[block].tape.entries.size(); ++i) {
-    Tensor& y = output(block, i);
-    if (y.defined()) continue;  // a replay of a block above has rebuilt it on its way
-    if (is_replayed(block, i)) {
-      replay_up_to(block, i);
-    } else {
-      const TapeEntry& above = entry(block + 1, i);
-      y = invert_low_rank_residual(above.products.low, above.B, above.products.y, c_[block + 1][i]);
+// Outputs of the block below, to call `block` with: kept, replayed, or to be inverted by the
+// projection's own backward pass, one after the other, as Y of this block goes.
+tensor_list StackRun::outputs_below(size_t block, std::vector<Later>& later) {
+  tensor_list outputs;
+  for (size_t i = 0; i < records_[block].num_outputs_below; ++i) {
+    if (!output(block - 1, i).defined() && !is_replayed(block - 1, i)) {
+      later.push_back(invert_later(block, i));
+      outputs.push_back(placeholder_like(output(block, i)).requires_grad_());
+      continue;
     }
+    replay_up_to(block - 1, i);
+    outputs.push_back(leaf(output(block - 1, i)));
   }
-  if (static_cast<int64_t>(block) + 1 == checked_block && !truth_.empty()) measure_drift(block);
+  return outputs;
 }
 
+StackRun::Later StackRun::invert_later(size_t block, size_t projection) {
+  TapeEntry& e = entry(block, projection);
+  e.products.y_prev = c10::make_intrusive<LaterTensor>(
+      [this, block, projection, low = e.products.low, B = e.B, y = e.products.y] {
+        return output(block - 1, projection) =
+                   invert_low_rank_residual(low, B, y, c_[block][projection]);
+      });
+  return e.products.y_prev;
+}
+
+// Does nothing where the outputs are there.
 void StackRun::replay_up_to(size_t block, size_t projection) {
   size_t start = block;
   while (!output(start, projection).defined()) {
@@ -249,43 +278,47 @@ tensor_list StackRun::backward(size_t block, const tensor_list& gradients) {
         "the strategy none, or go forward again");
   }
 
-  // 1. The outputs of this block and of the one below, kept or rebuilt.
-  const bool has_outputs = gradients.size() > 1;
-  if (plan.blocks[block].products && has_outputs) rebuild_outputs(block);
-  if (record.num_outputs_below > 0) rebuild_outputs(block - 1);
-
-  // 2. The block once more, with a graph this time.
-  BlockState below{leaf(record.hidden), {}};
-  for (size_t i = 0; i < record.num_outputs_below; ++i) {
-    below.outputs.push_back(leaf(output(block - 1, i)));
+  // 1. The outputs of this block and of the one below: kept, replayed, or inverted on the way.
+  if (plan.blocks[block].products) {
+    for (size_t i = 0; i + 1 < gradients.size(); ++i) replay_up_to(block, i);
   }
-  BlockState above;
+  std::vector<Later> later;
+  const BlockState below{leaf(record.hidden), outputs_below(block, later)};
+
+  // 2. The block once more, with a graph this time. What it made is in the graph's hands then.
+  torch::autograd::edge_list roots;
+  tensor_list root_gradients;
+  const auto add = [&](const Tensor& result, const Tensor& gradient) {
+    if (!gradient.defined()) return;
+    roots.push_back(torch::autograd::impl::gradient_edge(result));
+    root_gradients.push_back(gradient);
+  };
   {
     const torch::AutoGradMode graph(true);
     std::optional<Tape::Run> running;
     if (plan.blocks[block].products) running.emplace(record.tape);
-    above = blocks[block].forward(below);
+    const BlockState above = blocks[block].forward(below);
+    add(above.hidden, gradients[0]);
+    for (size_t i = 1; i < gradients.size(); ++i) add(above.outputs[i - 1], gradients[i]);
   }
   release(block);
 
   // 3. Its gradients.
-  tensor_list results, result_gradients, inputs = {below.hidden};
-  const auto add = [&](const Tensor& result, const Tensor& gradient) {
-    if (!gradient.defined()) return;
-    results.push_back(result);
-    result_gradients.push_back(gradient);
-  };
-  add(above.hidden, gradients[0]);
-  for (size_t i = 1; i < gradients.size(); ++i) add(above.outputs[i - 1], gradients[i]);
+  tensor_list inputs = {below.hidden};
   inputs.insert(inputs.end(), below.outputs.begin(), below.outputs.end());
   inputs.insert(inputs.end(), blocks[block].parameters.begin(), blocks[block].parameters.end());
   const HooksAside hooks(blocks[block].parameters);
-  return torch::autograd::grad(results, inputs, result_gradients, /*retain_graph=*/false,
-                               /*create_graph=*/false, /*allow_unused=*/true);
+  tensor_list results = differentiate(roots, root_gradients, inputs);
+
+  // 4. What no gradient came by.
+  for (const auto& y_prev : later) {
+    if (!y_prev->is_taken()) y_prev->take();
+  }
+  if (static_cast<int64_t>(block) == checked_block && !truth_.empty()) measure_drift(block - 1);
+  return results;
 }
 
-// What this block kept is in the graph's hands now. Outputs below stay if something rebuilds from
-// them.
+// Outputs below stay: something may rebuild from them.
 void StackRun::release(size_t block) {
   Record& record = records_[block];
   record.hidden.reset();

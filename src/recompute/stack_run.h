@@ -48,7 +48,9 @@ class StackRun : public torch::CustomClassHolder {
   [[nodiscard]] std::vector<std::vector<double>> read_scales() const;
   [[nodiscard]] BlockStack::Span span_of(size_t block, size_t projection) const;
   [[nodiscard]] bool is_replayed(size_t block, size_t projection) const;
-  void rebuild_outputs(size_t block);
+  using Later = c10::intrusive_ptr<LaterTensor>;
+  std::vector<torch::Tensor> outputs_below(size_t block, std::vector<Later>& later);
+  [[nodiscard]] Later invert_later(size_t block, size_t projection);
   void replay_up_to(size_t block, size_t projection);
   void measure_drift(size_t block);
   void release(size_t block);

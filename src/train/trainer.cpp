@@ -26,8 +26,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr double kSmoothing = 0.95;
-// Of the worst projection. Where inversion had 6 % in bf16 (β = 1 over 8 blocks), the gradient was
-// as far off as bf16 itself makes it, 1.7 %; at 16 % (β = 0.9) it was off by 4.9 %. fp32 had 4e-6
+// Of the worst projection. Where inversion had 8 % in bf16 (β = 1 over 8 blocks), the gradient was
+// off by 2.4 %, where bf16 itself makes 1.7 %; at 14 % (β = 0.9) by 3.0 %. fp32 had 2e-6
 // (docs/recomputation.md).
 constexpr double kDriftBoundBf16 = 0.15, kDriftBoundFp32 = 1e-4;
 

@@ -2,7 +2,11 @@
 // low-rank product. Shapes: N tokens (any leading dimensions), R low rank.
 #pragma once
 
+#include <torch/custom_class.h>
 #include <torch/types.h>
+
+#include <functional>
+#include <utility>
 
 namespace crnet {
 
@@ -26,10 +30,25 @@ torch::Tensor low_rank_residual(const torch::Tensor& x, const torch::Tensor& A,
                                 const torch::Tensor& B, const torch::Tensor& y_prev,
                                 const torch::Tensor& beta, double epsilon);
 
+/// A tensor that is made when it is first needed.
+class LaterTensor : public torch::CustomClassHolder {
+ public:
+  explicit LaterTensor(std::function<torch::Tensor()> make) : make_(std::move(make)) {}
+  [[nodiscard]] bool is_taken() const { return !make_; }
+  /// Once only; lets go of what it was made from.
+  torch::Tensor take() { return std::exchange(make_, nullptr)(); }
+
+ private:
+  std::function<torch::Tensor()> make_;
+};
+
 /// Products of a forward pass that may be held, so that nobody multiplies again.
 struct LowRankProducts {
   torch::Tensor low;  ///< X A [N, R], N all leading dimensions
   torch::Tensor y;    ///< Y [..., out]
+  /// Where set, y_prev is given as a placeholder of its shape and dtype, with any values, and the
+  /// backward pass takes the true one from here. `y` must be held then.
+  c10::intrusive_ptr<LaterTensor> y_prev;
 };
 
 /// As above. What `products` holds is taken in place of multiplying; what it lacks is computed and
@@ -44,9 +63,9 @@ torch::Tensor replay_low_rank_residual(const torch::Tensor& low, const torch::Te
                                        const torch::Tensor& y_prev, const torch::Tensor& beta,
                                        double epsilon);
 
-/// Y_prev = (Y − (X A) B) / c (arXiv 2509.18993), rounded to the dtype of y [..., out] after the
-/// difference and after the quotient. The error of Y and of the first rounding grow by 1/|c|.
-/// Without a graph.
+/// Y_prev = (Y − (X A) B) / c (arXiv 2509.18993) from a held X A. The product and the result are
+/// rounded to the dtype of y [..., out]; the error of Y and of the product grow by 1/|c|. Without a
+/// graph.
 torch::Tensor invert_low_rank_residual(const torch::Tensor& low, const torch::Tensor& B,
                                        const torch::Tensor& y, double c);
 

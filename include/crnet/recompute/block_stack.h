@@ -26,7 +26,8 @@ struct BlockState {
 /// A block of any model. Its forward must depend on nothing but its argument and the parameters, as
 /// it is called again in the backward pass. Where outputs flow, projection i must be the i-th
 /// CRNetLayer that it calls, take `below.outputs[i]`, and give `outputs[i]`. It changes neither its
-/// input nor its outputs in place.
+/// input nor its outputs in place. Under a plan that inverts, nothing else reads the values of
+/// `below.outputs`: in the backward pass they are NaN until the CRNetLayer needs them.
 struct StackBlock {
   std::function<BlockState(const BlockState& below)> forward;
   std::vector<torch::Tensor> parameters;  ///< all that forward reads and that want a gradient

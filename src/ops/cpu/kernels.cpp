@@ -195,9 +195,20 @@ double scale_and_dot(const T* dy, const T* y_prev, T* dx, float c, int64_t count
 }
 
 template <class T>
-constexpr Kernels<T> kTable = {
-    rms_norm<T>,          rms_norm_backward<T>,      rope<T>,         swiglu<T>, swiglu_backward<T>,
-    cross_entropy_row<T>, cross_entropy_loss_row<T>, scale_and_dot<T>};
+void subtract_and_divide(const T* y, T* product, float c, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) store(product + i, (load(y + i) - load(product + i)) / c);
+}
+
+template <class T>
+constexpr Kernels<T> kTable = {rms_norm<T>,
+                               rms_norm_backward<T>,
+                               rope<T>,
+                               swiglu<T>,
+                               swiglu_backward<T>,
+                               cross_entropy_row<T>,
+                               cross_entropy_loss_row<T>,
+                               scale_and_dot<T>,
+                               subtract_and_divide<T>};
 
 }  // namespace
 

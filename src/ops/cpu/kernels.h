@@ -35,6 +35,8 @@ struct Kernels {
   float (*cross_entropy_loss_row)(const T* logits, int64_t vocab, int64_t target);
   /// dx = c · dy; returns Σ dy · y_prev.
   double (*scale_and_dot)(const T* dy, const T* y_prev, T* dx, float c, int64_t count);
+  /// product = (y − product) / c.
+  void (*subtract_and_divide)(const T* y, T* product, float c, int64_t count);
 };
 
 /// The kernels for the best instruction set of this processor.
