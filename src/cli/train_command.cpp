@@ -35,6 +35,7 @@ int run_train(int argc, char** argv) {
       load_run_config(required(parsed, "config", "train", "a recipe"), overrides_in(parsed));
   TrainOptions train_options;
   train_options.program = program_invocation_name;
+  train_options.launch = detect_launch();
   if (parsed.count("resume") != 0) train_options.resume = parsed["resume"].as<std::string>();
   train(loaded, train_options);
   return 0;

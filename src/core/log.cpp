@@ -50,6 +50,10 @@ void error(std::string_view message) {
   write(spdlog::level::err, message);
 }
 
+void keep_to_errors() {
+  logger().set_level(spdlog::level::err);
+}
+
 void add_file(const std::filesystem::path& path) {
   if (is_attached(path)) return;
   try {

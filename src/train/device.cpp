@@ -3,8 +3,10 @@
 #include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
 #include <malloc.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <torch/cuda.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -89,7 +91,18 @@ bool multiplies_bf16_natively(torch::Device device) {
          1.5 * product_rate(device, torch::kFloat32, 4096, 0.05);
 }
 
-torch::Device select_device(DeviceChoice choice) {
+// The cores that this process may use; where no launcher has dealt them out, its share.
+int64_t share_of_cores(int num_processes) {
+  const auto all = std::max<int64_t>(1, std::thread::hardware_concurrency());
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return all;
+  const int64_t cores = CPU_COUNT(&allowed);
+  const bool dealt_out = cores < sysconf(_SC_NPROCESSORS_ONLN);
+  return dealt_out ? cores : std::max<int64_t>(1, cores / num_processes);
+}
+
+torch::Device select_device(DeviceChoice choice, const Launch& launch) {
   const bool available = torch::cuda::is_available();
   if (choice == DeviceChoice::kCuda && !available) {
     throw UsageError(
@@ -97,16 +110,23 @@ torch::Device select_device(DeviceChoice choice) {
         "nvidia-smi "
         "and that LibTorch is a CUDA build, or use --set train.device=cpu");
   }
-  return choice == DeviceChoice::kCpu || !available ? torch::kCPU : torch::Device(torch::kCUDA, 0);
+  if (choice == DeviceChoice::kCpu || !available) return torch::kCPU;
+  const auto count = static_cast<int>(torch::cuda::device_count());
+  if (launch.local_rank >= count) {
+    throw UsageError(
+        format("[train] process %d: expected a GPU for each of the %d processes on this host, got "
+               "%d; start fewer, or use --set train.device=cpu",
+               launch.rank, launch.local_world_size, count));
+  }
+  return {torch::kCUDA, static_cast<c10::DeviceIndex>(launch.local_rank)};
 }
 
 }  // namespace
 
-Runtime select_runtime(const TrainConfig& config) {
+Runtime select_runtime(const TrainConfig& config, const Launch& launch) {
   Runtime runtime;
-  runtime.device = select_device(config.device);
-  runtime.threads = config.threads > 0 ? config.threads
-                                       : std::max<int64_t>(1, std::thread::hardware_concurrency());
+  runtime.device = select_device(config.device, launch);
+  runtime.threads = config.threads > 0 ? config.threads : share_of_cores(launch.local_world_size);
   torch::set_num_threads(static_cast<int>(runtime.threads));
   const bool bf16 = config.precision == PrecisionChoice::kAuto
                         ? multiplies_bf16_natively(runtime.device)

@@ -19,7 +19,8 @@ EvalResult evaluate(CausalLMImpl& model, torch::Device device, const DataSet& da
   const torch::NoGradGuard no_grad;
   const int64_t T = options.sequence_length;
   const int64_t max_windows = options.max_tokens == 0 ? 0 : (options.max_tokens + T - 1) / T;
-  SequentialWindows windows(dataset, options.batch, T, max_windows);
+  SequentialWindows windows(dataset, options.batch, T, max_windows, options.num_processes,
+                            options.process);
   EvalResult result;
   double total = 0;
   while (const auto batch = windows.next()) {
@@ -28,7 +29,7 @@ EvalResult evaluate(CausalLMImpl& model, torch::Device device, const DataSet& da
     result.tokens += batch->targets.numel();
     if (keep_going && !keep_going()) break;
   }
-  result.loss = total / static_cast<double>(result.tokens);
+  if (result.tokens > 0) result.loss = total / static_cast<double>(result.tokens);
   return result;
 }
 

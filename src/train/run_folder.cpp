@@ -29,7 +29,7 @@ std::string utc_now() {
 }
 
 std::string run_json(const RunConfig& config, const Runtime& runtime, double peak_flops,
-                     int64_t first_step) {
+                     const Group& group, int64_t first_step) {
   const nlohmann::ordered_json json = {
       {"crnet_version", kVersion},
       {"torch_version", TORCH_VERSION},
@@ -41,6 +41,9 @@ std::string run_json(const RunConfig& config, const Runtime& runtime, double pea
       {"device", runtime.device.str()},
       {"precision", dtype_name(runtime.compute_dtype)},
       {"threads", runtime.threads},
+      {"processes", group.size()},
+      {"launch", describe(group.launch())},
+      {"backend", group.backend()},
       {"measured_peak_flops", peak_flops},
       {"parameters", count_parameters(config.model).total()},
       {"training_flops_per_token",
@@ -81,6 +84,7 @@ std::optional<std::filesystem::path> RunFolder::set_aside_metrics() const {
 
 std::filesystem::path RunFolder::describe_run(const LoadedConfig<RunConfig>& loaded,
                                               const Runtime& runtime, double peak_flops,
+                                              const Group& group,
                                               std::optional<int64_t> resumed_step) const {
   // A folder's first part may go on from another folder's checkpoint.
   const bool is_later_part = resumed_step && std::filesystem::exists(path / "config.yaml");
@@ -89,7 +93,7 @@ std::filesystem::path RunFolder::describe_run(const LoadedConfig<RunConfig>& loa
   auto config = path / ("config" + part + ".yaml");
   write_text_atomic(config, to_yaml(loaded));
   write_text_atomic(path / ("run" + part + ".json"),
-                    run_json(loaded.config, runtime, peak_flops, resumed_step.value_or(0)));
+                    run_json(loaded.config, runtime, peak_flops, group, resumed_step.value_or(0)));
   return config;
 }
 

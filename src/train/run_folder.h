@@ -7,6 +7,7 @@
 
 #include "crnet/config/load.h"
 #include "crnet/core/file.h"
+#include "crnet/dist/group.h"
 #include "crnet/train/device.h"
 #include "crnet/train/run_config.h"
 
@@ -39,6 +40,7 @@ struct RunFolder {
   /// file. Throws Error where it cannot.
   [[nodiscard]] std::filesystem::path describe_run(const LoadedConfig<RunConfig>& loaded,
                                                    const Runtime& runtime, double peak_flops,
+                                                   const Group& group,
                                                    std::optional<int64_t> resumed_step) const;
 };
 

@@ -9,6 +9,7 @@
 #include "config/json.h"
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"
+#include "crnet/core/format.h"
 #include "crnet/core/log.h"
 #include "crnet/core/version.h"
 #include "crnet/model/init.h"
@@ -37,7 +38,7 @@ void set_rng_state(const std::string& bytes) {
 bool is_free_to_change(const std::string& key) {
   return key == "/train/run_dir" || key == "/train/log_every" || key == "/train/eval_every" ||
          key == "/train/eval_tokens" || key == "/data/verify" || key == "/recompute/check_every" ||
-         key.starts_with("/checkpoint/");
+         key.starts_with("/checkpoint/") || (key.starts_with("/dist/") && key != "/dist/gradients");
 }
 
 Json spans_to_json(const std::set<BlockStack::Span>& spans) {
@@ -113,8 +114,8 @@ void RunState::restore(const Checkpoint& checkpoint, const RunConfig& config,
 }
 
 CheckpointContent RunState::capture(const RunConfig& config, const Runtime& runtime,
-                                    const DataIndex& data,
-                                    const std::filesystem::path& tokenizer) const {
+                                    const DataIndex& data, const std::filesystem::path& tokenizer,
+                                    int num_processes) const {
   CheckpointContent content;
   content.model = model_tensors(*model);
   content.optimizer = optimizer.state();
@@ -136,13 +137,14 @@ CheckpointContent RunState::capture(const RunConfig& config, const Runtime& runt
                      {"data", data.content_hash()},
                      {"precision", dtype_name(runtime.compute_dtype)},
                      {"threads", runtime.threads},
+                     {"processes", num_processes},
                      {"device", runtime.device.str()}}
                     .dump();
   return content;
 }
 
-void warn_of_changes(const Checkpoint& checkpoint, const RunConfig& config,
-                     const Runtime& runtime) {
+void warn_of_changes(const Checkpoint& checkpoint, const RunConfig& config, const Runtime& runtime,
+                     int num_processes) {
   const Json before = Json::parse(checkpoint.state.run_config), now = Json(to_json(config));
   for (const auto& change : Json::diff(before, now)) {
     const std::string key = change["path"];
@@ -164,9 +166,13 @@ void warn_of_changes(const Checkpoint& checkpoint, const RunConfig& config,
     log::warn("resumed in " + dtype_name(runtime.compute_dtype) +
               "; the checkpoint was trained in " + precision);
   }
-  if (extra.value("threads", int64_t{0}) != runtime.threads) {
+  const bool same_threads = extra.value("threads", int64_t{0}) == runtime.threads;
+  const bool same_processes = extra.value("processes", 1) == num_processes;
+  if (!same_threads || !same_processes) {
     log::warn(
-        "resumed with another number of threads: the numbers agree to rounding, not to the bit");
+        format("resumed with another number of %s: the numbers agree to rounding, not to the "
+               "bit",
+               same_processes ? "threads" : "processes"));
   }
 }
 

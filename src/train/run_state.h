@@ -25,7 +25,8 @@ struct RunState {
   void restore(const Checkpoint& checkpoint, const RunConfig& config, const DataIndex& data);
   [[nodiscard]] CheckpointContent capture(const RunConfig& config, const Runtime& runtime,
                                           const DataIndex& data,
-                                          const std::filesystem::path& tokenizer) const;
+                                          const std::filesystem::path& tokenizer,
+                                          int num_processes) const;
 
   CausalLM model;
   AdamW optimizer;
@@ -39,6 +40,7 @@ struct RunState {
 };
 
 /// Warns of every setting that differs from those of the checkpoint and decides the numbers.
-void warn_of_changes(const Checkpoint& checkpoint, const RunConfig& config, const Runtime& runtime);
+void warn_of_changes(const Checkpoint& checkpoint, const RunConfig& config, const Runtime& runtime,
+                     int num_processes);
 
 }  // namespace crnet

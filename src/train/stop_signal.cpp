@@ -1,20 +1,35 @@
 #include "crnet/train/stop_signal.h"
 
+#include <array>
 #include <csignal>
+#include <ctime>
 
 namespace crnet {
 namespace {
 
+// A launcher may hand on what the terminal has sent already: for so long that is one signal.
+constexpr time_t kSameSeconds = 2;
+constexpr std::array<int, 3> kSignals = {SIGINT, SIGTERM, SIGUSR1};
+
 // A handler can reach nothing else.
 volatile std::sig_atomic_t received_signal = 0;
-struct sigaction former_interrupt, former_terminate;
+volatile time_t received_at = 0;
+std::array<struct sigaction, kSignals.size()> former;
+
+time_t seconds_now() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec;
+}
 
 void note(int signal) {
-  if (received_signal != 0) {
+  if (received_signal == 0) {
+    received_signal = signal;
+    received_at = seconds_now();
+  } else if (seconds_now() - received_at >= kSameSeconds) {
     std::signal(signal, SIG_DFL);
     std::raise(signal);
   }
-  received_signal = signal;
 }
 
 }  // namespace
@@ -25,13 +40,11 @@ StopSignal::StopSignal() {
   action.sa_handler = note;
   sigemptyset(&action.sa_mask);
   action.sa_flags = SA_RESTART;
-  sigaction(SIGINT, &action, &former_interrupt);
-  sigaction(SIGTERM, &action, &former_terminate);
+  for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &former[i]);
 }
 
 StopSignal::~StopSignal() {
-  sigaction(SIGINT, &former_interrupt, nullptr);
-  sigaction(SIGTERM, &former_terminate, nullptr);
+  for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &former[i], nullptr);
 }
 
 int StopSignal::received() {

@@ -5,19 +5,23 @@
 namespace crnet {
 
 StepResult train_step(CausalLMImpl& model, torch::Device device, Loader& loader, AdamW& optimizer,
-                      const StepPlan& plan) {
+                      Group& group, DataParallel& data_parallel, const StepPlan& plan) {
   StepResult result;
 
-  // 1. Gradients of every micro-batch, summed. The losses stay on the device until all are queued.
+  // 1. Gradients of every micro-batch, summed, and on the last averaged over the processes. The
+  // losses stay on the device until all are queued.
   torch::Tensor loss_sum;
   for (int64_t i = 0; i < plan.num_micro_batches; ++i) {
     const Batch batch = loader.next();
     const torch::Tensor loss = model.loss(batch.inputs.to(device, /*non_blocking=*/true),
                                           batch.targets.to(device, /*non_blocking=*/true));
-    loss.backward();
+    data_parallel.backward(loss, /*reduce=*/i + 1 == plan.num_micro_batches);
     loss_sum = loss_sum.defined() ? loss_sum + loss.detach() : loss.detach();
   }
-  result.loss = loss_sum.item<double>() / static_cast<double>(plan.num_micro_batches);
+  const auto sums =
+      group.sum({loss_sum.item<double>(), plan.wants_to_stop ? 1.0 : 0.0}, "the loss");
+  result.loss = sums[0] / static_cast<double>(group.size() * plan.num_micro_batches);
+  result.stops = sums[1] > 0;
 
   // 2. The norm of their mean, which sets the clipping.
   result.grad_norm = optimizer.clip_grad_norm(plan.clip_norm, plan.num_micro_batches);

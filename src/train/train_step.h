@@ -2,25 +2,30 @@
 #pragma once
 
 #include "crnet/data/loader.h"
+#include "crnet/dist/data_parallel.h"
+#include "crnet/dist/group.h"
 #include "crnet/model/causal_lm.h"
 #include "crnet/train/optimizer.h"
 
 namespace crnet {
 
 struct StepResult {
-  double loss = 0;       ///< mean over the micro-batches, nats per token
+  double loss = 0;       ///< mean over the micro-batches of all processes, nats per token
   double grad_norm = 0;  ///< of the mean gradient, before clipping
   bool skipped = false;  ///< either was not finite: the weights are as before
+  bool stops = false;    ///< a process wants to stop
 };
 
 struct StepPlan {
-  int64_t num_micro_batches = 1;
+  int64_t num_micro_batches = 1;  ///< of this process
   double lr = 0;
   double clip_norm = 0;
+  bool wants_to_stop = false;  ///< this process; all hear of it
 };
 
-/// Takes the micro-batches from `loader`, accumulates their gradients, clips and updates.
+/// Takes the micro-batches from `loader`, accumulates their gradients, averages them over the
+/// processes, clips and updates. The result is the same on all processes.
 StepResult train_step(CausalLMImpl& model, torch::Device device, Loader& loader, AdamW& optimizer,
-                      const StepPlan& plan);
+                      Group& group, DataParallel& data_parallel, const StepPlan& plan);
 
 }  // namespace crnet

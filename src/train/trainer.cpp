@@ -3,12 +3,18 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <nlohmann/json.hpp>
 #include <set>
+#include <utility>
+#include <vector>
 
+#include "config/json.h"
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"
 #include "crnet/core/format.h"
 #include "crnet/core/log.h"
+#include "crnet/dist/data_parallel.h"
+#include "crnet/dist/group.h"
 #include "crnet/model/costs.h"
 #include "crnet/train/evaluate.h"
 #include "crnet/train/metrics.h"
@@ -33,24 +39,23 @@ constexpr double kDriftBoundBf16 = 0.15, kDriftBoundFp32 = 1e-4;
 
 class TrainingRun {
  public:
-  TrainingRun(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options)
-      : loaded_(loaded),
+  TrainingRun(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options,
+              const Runtime& runtime, Group& group)
+      : group_(group),
+        loaded_(loaded),
         program_(options.program),
         folder_{config_.train.run_dir},
-        data_(open_data(loaded)),
-        runtime_(select_runtime(config_.train)),
+        data_(group_.together("open the data", [&] { return open_data(loaded); })),
+        runtime_(runtime),
         store_(folder_.checkpoints(), config_.checkpoint.keep_last, config_.checkpoint.keep_every),
-        lock_(folder_.lock_if_there()),
-        start_(find_start(folder_, options.resume, store_)),
-        plan_(find_plan(loaded, runtime_, start_.checkpoint)),
+        start_(agree_on_start(options)),
+        plan_(agree_on_plan()),
         state_(config_, runtime_, plan_.plan),
+        data_parallel_(group_, state_.model->parameters(), config_.dist),
         peak_flops_(measure_peak_flops(runtime_)) {
     report_refusals();
-    if (start_.checkpoint) {
-      state_.restore(*start_.checkpoint, config_, data_.train.index());
-    } else {
-      state_.start(static_cast<uint64_t>(config_.train.seed));
-    }
+    group_.together("load the weights", [&] { load_weights(); });
+    data_parallel_.broadcast(state_.model->parameters());
   }
   TrainingRun(const TrainingRun&) = delete;
   TrainingRun& operator=(const TrainingRun&) = delete;
@@ -58,6 +63,9 @@ class TrainingRun {
   TrainSummary run();
 
  private:
+  RunStart agree_on_start(const TrainOptions& options);
+  RunPlan agree_on_plan();
+  void load_weights();
   void report_refusals() const;
   TrainSummary nothing_to_do();
   void open_folder();
@@ -65,6 +73,7 @@ class TrainingRun {
   StepMetrics one_step();
   void validate();
   void save();
+  std::string try_to_save();
   void report_recompute(const std::set<BlockStack::Span>& replayed_before, bool checks_drift,
                         StepMetrics& metrics) const;
   void report_drift(const RecomputeDrift& drift, StepMetrics& metrics) const;
@@ -74,12 +83,16 @@ class TrainingRun {
     return every > 0 && state_.step % every == 0 && state_.step < config_.train.steps;
   }
   [[nodiscard]] LoaderOptions loader_options() const;
+  void note(const char* what) {
+    if (progress_) progress_->note(what);
+  }
 
   struct LogFiles {
     ~LogFiles() { log::close_files(); }
   };
 
   const LogFiles log_files_{};
+  Group& group_;
   const LoadedConfig<RunConfig> loaded_;
   const RunConfig& config_ = loaded_.config;
   const std::string program_;
@@ -93,14 +106,53 @@ class TrainingRun {
   const RunStart start_;
   const RunPlan plan_;
   RunState state_;
+  DataParallel data_parallel_;
   const double peak_flops_;
   std::filesystem::path config_file_;
   std::optional<Loader> loader_;
-  std::optional<MetricsFile> metrics_;
+  std::optional<MetricsFile> metrics_;  // of the first process, as the next
   std::optional<TrainProgress> progress_;
+  double usual_seconds_ = 0;  // of a step
+  bool stops_ = false;        // as all processes have agreed
   TrainSummary summary_;
   std::string failed_save_;
 };
+
+// The first process holds the folder and chooses; the others open what it chose.
+RunStart TrainingRun::agree_on_start(const TrainOptions& options) {
+  group_.expect_same({{"data", data_.train.index().content_hash()}, {"--resume", options.resume}});
+  RunStart start = group_.together("find where to start", [&]() -> RunStart {
+    if (!group_.is_first()) return {};
+    lock_ = folder_.lock_if_there();
+    return find_start(folder_, options.resume, store_);
+  });
+  const std::string chosen =
+      group_.gather(start.checkpoint ? start.checkpoint->folder.string() : "", "the start")[0];
+  return group_.together("open the checkpoint", [&] {
+    if (!group_.is_first() && !chosen.empty()) start.checkpoint = open_checkpoint(chosen);
+    return std::move(start);
+  });
+}
+
+// The first process's, since measured rates decide it.
+RunPlan TrainingRun::agree_on_plan() {
+  RunPlan plan = group_.together("plan", [&]() -> RunPlan {
+    if (!group_.is_first()) return {};
+    return find_plan(loaded_, runtime_, start_.checkpoint);
+  });
+  if (group_.size() == 1) return plan;
+  const auto agreed = group_.gather(plan_to_json(plan.plan).dump(), "the plan")[0];
+  plan.plan = plan_from_json(nlohmann::json::parse(agreed));
+  return plan;
+}
+
+void TrainingRun::load_weights() {
+  if (start_.checkpoint) {
+    state_.restore(*start_.checkpoint, config_, data_.train.index());
+  } else {
+    state_.start(static_cast<uint64_t>(config_.train.seed));
+  }
+}
 
 // Before the run is restored, which may fail; a run with checkpoints has its log already.
 void TrainingRun::report_refusals() const {
@@ -122,7 +174,7 @@ TrainSummary TrainingRun::nothing_to_do() {
 void TrainingRun::open_folder() {
   if (lock_.get() < 0) lock_ = folder_.make_and_lock();
   config_file_ =
-      folder_.describe_run(loaded_, runtime_, peak_flops_,
+      folder_.describe_run(loaded_, runtime_, peak_flops_, group_,
                            start_.checkpoint ? std::optional(state_.step) : std::nullopt);
   // The run's own copy: the data may be prepared anew while it goes on.
   copy_durably(std::filesystem::path(config_.data.path) / kTokenizerFile, folder_.tokenizer());
@@ -142,10 +194,13 @@ void TrainingRun::announce() const {
       "%s with %s parameters on %s; data %s, %s tokens", enum_name(config_.model.architecture),
       format_count(static_cast<double>(counts.total())).c_str(), describe(runtime_).c_str(),
       config_.data.path.c_str(), format_count(static_cast<double>(data_.train.tokens())).c_str()));
+  if (group_.launch().launcher != Launcher::kNone) {
+    log::info("started by " + describe(group_.launch()) + ", backend " + group_.backend());
+  }
   if (!plan_.note.empty()) log::info(plan_.note);
   if (start_.checkpoint) {
     log::info("resumed from " + start_.checkpoint->folder.string());
-    warn_of_changes(*start_.checkpoint, config_, runtime_);
+    warn_of_changes(*start_.checkpoint, config_, runtime_, group_.size());
   }
 }
 
@@ -154,6 +209,8 @@ LoaderOptions TrainingRun::loader_options() const {
   options.batch = config_.train.micro_batch;
   options.sequence_length = config_.data.sequence_length;
   options.seed = static_cast<uint64_t>(config_.train.seed);
+  options.world_size = group_.size();
+  options.process = group_.rank();
   options.start_position = state_.samples_consumed;
   options.pin_memory = runtime_.device.is_cuda();
   return options;
@@ -162,17 +219,20 @@ LoaderOptions TrainingRun::loader_options() const {
 TrainSummary TrainingRun::run() {
   if (start_.checkpoint && state_.step >= config_.train.steps) return nothing_to_do();
   const StopSignal signals;
-  open_folder();
-  announce();
+  group_.together("open the run's folder", [&] {
+    if (!group_.is_first()) return;
+    open_folder();
+    announce();
+    metrics_.emplace(folder_.metrics(), start_.checkpoint ? state_.step : -1);
+    progress_.emplace(config_.train.steps, config_.train.log_every);
+  });
   loader_.emplace(data_.train, loader_options());
-  metrics_.emplace(folder_.metrics(), start_.checkpoint ? state_.step : -1);
-  progress_.emplace(config_.train.steps, config_.train.log_every);
   summary_.run_dir = folder_.path;
   if (state_.step == 0) validate();
-  while (state_.step < config_.train.steps && StopSignal::received() == 0) {
+  while (state_.step < config_.train.steps && !stops_) {
     const StepMetrics metrics = one_step();
-    metrics_->write(metrics);
-    progress_->show(metrics);
+    if (metrics_) metrics_->write(metrics);
+    if (progress_) progress_->show(metrics);
     stop_on_bad_steps(metrics);
     if (is_due(config_.train.eval_every)) validate();
     // In a row of bad steps the weights are in doubt: the sound checkpoints stay.
@@ -191,8 +251,9 @@ TrainSummary TrainingRun::run() {
 
 void TrainingRun::say_how_it_ended() const {
   if (summary_.stopped) {
-    log::info(format("stopped after step %ld and saved %s; go on with: %s train %s --resume auto",
+    log::info(format("stopped after step %ld and saved %s; go on with%s: %s train %s --resume auto",
                      static_cast<long>(summary_.steps), summary_.checkpoint.c_str(),
+                     group_.size() > 1 ? " the same launcher and" : "",
                      shell_word(program_).c_str(), shell_word(config_file_).c_str()));
     return;
   }
@@ -208,16 +269,19 @@ void TrainingRun::say_how_it_ended() const {
 StepMetrics TrainingRun::one_step() {
   const auto begin = Clock::now();
   StepPlan plan;
-  plan.num_micro_batches = config_.accumulation_steps();
+  plan.num_micro_batches = config_.accumulation_steps(group_.size());
+  plan.wants_to_stop = StopSignal::received() != 0;
   plan.lr = learning_rate(config_.schedule, config_.optimizer.lr, state_.step, config_.train.steps);
   plan.clip_norm = config_.optimizer.clip_norm;
   const bool checks_drift = is_due(config_.recompute.check_every);
   if (checks_drift) state_.model->stack().check_next();
   const auto replayed_before = state_.model->stack().replayed();
-  const StepResult result =
-      train_step(*state_.model, runtime_.device, *loader_, state_.optimizer, plan);
+  group_.at_step(state_.step + 1, usual_seconds_);
+  const StepResult result = train_step(*state_.model, runtime_.device, *loader_, state_.optimizer,
+                                       group_, data_parallel_, plan);
+  stops_ = result.stops;
 
-  const int64_t tokens = plan.num_micro_batches * config_.micro_batch_tokens();
+  const int64_t tokens = plan.num_micro_batches * config_.micro_batch_tokens() * group_.size();
   state_.step += 1;
   state_.samples_consumed = loader_->position();
   state_.tokens_seen += tokens;
@@ -239,10 +303,13 @@ StepMetrics TrainingRun::one_step() {
   metrics.skipped = result.skipped;
   metrics.tokens_seen = state_.tokens_seen;
   metrics.seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  usual_seconds_ = usual_seconds_ == 0
+                       ? metrics.seconds
+                       : kSmoothing * usual_seconds_ + (1 - kSmoothing) * metrics.seconds;
   metrics.tokens_per_second = static_cast<double>(tokens) / metrics.seconds;
   metrics.peak_share = metrics.tokens_per_second *
                        count_flops(config_.model, config_.data.sequence_length).training() /
-                       peak_flops_;
+                       (peak_flops_ * group_.size());
   metrics.memory_bytes = peak_memory_bytes(runtime_.device);
   report_recompute(replayed_before, checks_drift, metrics);
   return metrics;
@@ -299,32 +366,49 @@ void TrainingRun::stop_on_bad_steps(const StepMetrics& metrics) const {
 
 void TrainingRun::validate() {
   if (!data_.validation) return;
-  progress_->note("validating");
+  note("validating");
   EvalOptions options;
   options.batch = config_.train.micro_batch;
   options.sequence_length = config_.data.sequence_length;
   options.max_tokens = config_.train.eval_tokens;
-  const bool was_stopping = StopSignal::received() != 0;
-  const EvalResult result = evaluate(*state_.model, runtime_.device, *data_.validation, options,
-                                     [&] { return was_stopping || StopSignal::received() == 0; });
-  if (!was_stopping && StopSignal::received() != 0) return;  // cut short: no figure to keep
+  options.num_processes = group_.size();
+  options.process = group_.rank();
+  bool cut_short = false;
+  const EvalResult own = evaluate(*state_.model, runtime_.device, *data_.validation, options, [&] {
+    cut_short = !stops_ && StopSignal::received() != 0;
+    return !cut_short;
+  });
+  const auto tokens = static_cast<double>(own.tokens);
+  const auto sums = group_.sum({own.loss * tokens, tokens, cut_short ? 1.0 : 0.0}, "validation");
+  if (sums[2] > 0) {  // no figure to keep
+    stops_ = true;
+    return;
+  }
+  const EvalResult result{sums[0] / sums[1], static_cast<int64_t>(sums[1])};
   summary_.validation_loss = result.loss;
   const EvalMetrics metrics{state_.step, result.loss, result.perplexity(), result.tokens};
-  metrics_->write(metrics);
-  progress_->show(metrics);
+  if (metrics_) metrics_->write(metrics);
+  if (progress_) progress_->show(metrics);
 }
 
-void TrainingRun::save() {
-  progress_->note("saving");
+// Writes a checkpoint; what went wrong, or nothing.
+std::string TrainingRun::try_to_save() {
   try {
-    summary_.checkpoint =
-        store_.save(state_.capture(config_, runtime_, data_.train.index(), folder_.tokenizer()));
-    failed_save_.clear();
+    summary_.checkpoint = store_.save(
+        state_.capture(config_, runtime_, data_.train.index(), folder_.tokenizer(), group_.size()));
+    return "";
   } catch (const Error& failure) {
     // The weights are in memory still: a later save may find room.
-    failed_save_ = failure.what();
-    log::error(failed_save_);
+    log::error(failure.what());
+    return failure.what();
   }
+}
+
+// All have the same weights: the first writes, and the others wait until it has.
+void TrainingRun::save() {
+  note("saving");
+  failed_save_ = group_.gather(group_.is_first() ? try_to_save() : "", "the checkpoint")[0];
+  if (!group_.is_first()) return;
   try {
     write_loss_svg(folder_.picture(), metrics_->curve(), "Loss: " + folder_.path.string());
   } catch (const Error& failure) {
@@ -332,10 +416,48 @@ void TrainingRun::save() {
   }
 }
 
+void check_batch_of(const LoadedConfig<RunConfig>& loaded, int num_processes) {
+  const RunConfig& config = loaded.config;
+  const int64_t at_once = config.micro_batch_tokens() * num_processes;
+  if (config.train.global_batch_tokens % at_once == 0) return;
+  throw UsageError(loaded.problem(
+      "train.global_batch_tokens",
+      format("expected 0 or a multiple of train.micro_batch * data.sequence_length * processes "
+             "(%ld * %ld * %d = %ld), got %ld",
+             static_cast<long>(config.train.micro_batch),
+             static_cast<long>(config.data.sequence_length), num_processes,
+             static_cast<long>(at_once), static_cast<long>(config.train.global_batch_tokens))));
+}
+
+// What has to be the same on every process.
+std::vector<std::pair<std::string, std::string>> settings_of(const RunConfig& config,
+                                                             const Runtime& runtime) {
+  std::vector<std::pair<std::string, std::string>> settings;
+  const auto flat = nlohmann::json(to_json(config)).flatten();
+  for (const auto& [path, value] : flat.items()) {
+    std::string key = path.substr(1);
+    std::replace(key.begin(), key.end(), '/', '.');
+    settings.emplace_back(key, value.dump());
+  }
+  settings.emplace_back("train.precision", dtype_name(runtime.compute_dtype));
+  settings.emplace_back("kind of device", runtime.device.is_cuda() ? "cuda" : "cpu");
+  return settings;
+}
+
 }  // namespace
 
 TrainSummary train(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options) {
-  return TrainingRun(loaded, options).run();
+  check_batch_of(loaded, options.launch.world_size);
+  const Runtime runtime = select_runtime(loaded.config.train, options.launch);
+  Group group(options.launch, loaded.config.dist, runtime.device);
+  try {
+    if (!group.is_first()) log::keep_to_errors();
+    group.expect_same(settings_of(loaded.config, runtime));
+    return TrainingRun(loaded, options, runtime, group).run();
+  } catch (const std::exception& failure) {
+    group.leave(failure.what());
+    throw;
+  }
 }
 
 }  // namespace crnet

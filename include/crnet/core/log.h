@@ -12,6 +12,9 @@ void info(std::string_view message);
 void warn(std::string_view message);
 void error(std::string_view message);
 
+/// From here on only error() writes: for all processes of a run but the first.
+void keep_to_errors();
+
 /// Appends all later messages to `path` too, once however often it is asked for. Throws
 /// crnet::Error where it cannot be opened.
 void add_file(const std::filesystem::path& path);

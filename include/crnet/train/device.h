@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 
+#include "crnet/dist/launch.h"
 #include "crnet/train/run_config.h"
 
 namespace crnet {
@@ -17,11 +18,12 @@ struct Runtime {
   int64_t threads = 1;
 };
 
-/// Resolves device, precision and threads, and sets LibTorch's thread count. `auto` takes CUDA
+/// Resolves device, precision and threads, and sets LibTorch's thread count. Of several processes
+/// on a host each takes the GPU of its local rank, and its share of the cores. `auto` takes CUDA
 /// where there is a GPU, and bf16 where the device multiplies it natively (AVX512-BF16 or AMX on
 /// x86, BF16 on Arm; on CUDA where a bf16 product is measured to be faster than fp32). Throws
-/// UsageError for CUDA without a usable GPU.
-Runtime select_runtime(const TrainConfig& config);
+/// UsageError for CUDA without a usable GPU, or with fewer than processes.
+Runtime select_runtime(const TrainConfig& config, const Launch& launch = {});
 
 /// FLOP/s of large matrix products in this runtime's precision, measured for about a quarter of a
 /// second: what a share of the peak is taken of.

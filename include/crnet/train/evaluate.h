@@ -13,6 +13,8 @@ struct EvalOptions {
   int64_t batch = 8;              ///< sequences per forward pass
   int64_t sequence_length = 256;  ///< T; every window starts without context
   int64_t max_tokens = 0;         ///< 0: all there are
+  int64_t num_processes = 1;      ///< that share the windows
+  int64_t process = 0;            ///< which of them this is
 };
 
 struct EvalResult {
@@ -24,6 +26,7 @@ struct EvalResult {
 };
 
 /// The mean over tokens (not over batches) of the loss on the windows of `dataset` in their order.
+/// Of several processes each has the mean over its own share (0 where it gets none).
 /// Throws Error where the split is shorter than one window. Stops early, with what it has, where
 /// `keep_going` returns false.
 EvalResult evaluate(CausalLMImpl& model, torch::Device device, const DataSet& dataset,

@@ -8,6 +8,7 @@
 
 #include "crnet/config/fields.h"
 #include "crnet/config/load.h"
+#include "crnet/dist/config.h"
 #include "crnet/model/config.h"
 #include "crnet/recompute/plan.h"
 
@@ -111,12 +112,12 @@ struct ScheduleConfig {
 
 struct TrainConfig {
   int64_t steps = 1000;             ///< updates
-  int64_t micro_batch = 8;          ///< sequences per forward pass
-  int64_t global_batch_tokens = 0;  ///< tokens per update; 0: one micro-batch
+  int64_t micro_batch = 8;          ///< sequences per forward pass of a process
+  int64_t global_batch_tokens = 0;  ///< tokens per update; 0: one micro-batch of every process
   int64_t seed = 0;                 ///< of the initial weights and of the data's order
   DeviceChoice device = DeviceChoice::kAuto;
   PrecisionChoice precision = PrecisionChoice::kAuto;
-  int64_t threads = 0;               ///< CPU threads; 0: all cores
+  int64_t threads = 0;               ///< CPU threads; 0: this process's share of the cores
   int64_t eval_every = 100;          ///< steps between validations; 0: only at the end
   int64_t eval_tokens = 0;           ///< tokens per validation; 0: all there are
   int64_t log_every = 10;            ///< steps between log lines where there is no terminal
@@ -127,13 +128,13 @@ struct TrainConfig {
   void visit_fields(Visitor&& visit) {
     visit(steps, {.name = "steps", .help = "updates", .minimum = 1});
     visit(micro_batch, {.name = "micro_batch",
-                        .help = "sequences per forward pass",
+                        .help = "sequences per forward pass of a process",
                         .minimum = 1,
                         .maximum = 1000000});
     visit(global_batch_tokens,
           {.name = "global_batch_tokens",
-           .help = "tokens per update, a multiple of micro_batch * sequence_length; 0: one "
-                   "micro-batch",
+           .help = "tokens per update, a multiple of micro_batch * sequence_length * processes; "
+                   "0: one micro-batch of every process",
            .minimum = 0});
     visit(seed, {.name = "seed",
                  .help = "seed of the initial weights and of the data's order",
@@ -141,8 +142,10 @@ struct TrainConfig {
     visit(device, {.name = "device", .help = "auto: CUDA where there is a GPU"});
     visit(precision,
           {.name = "precision", .help = "auto: bf16 where the device multiplies it natively"});
-    visit(threads,
-          {.name = "threads", .help = "CPU threads; 0: all cores", .minimum = 0, .maximum = 4096});
+    visit(threads, {.name = "threads",
+                    .help = "CPU threads; 0: this process's share of the cores",
+                    .minimum = 0,
+                    .maximum = 4096});
     visit(eval_every, {.name = "eval_every",
                        .help = "steps between validations; 0: only at the end",
                        .minimum = 0});
@@ -182,6 +185,7 @@ struct RunConfig {
   TrainConfig train;
   RecomputeConfig recompute;
   CheckpointConfig checkpoint;
+  DistConfig dist;
 
   template <class Visitor>
   void visit_fields(Visitor&& visit) {
@@ -192,15 +196,17 @@ struct RunConfig {
     visit(train, {.name = "train", .help = "the run"});
     visit(recompute, {.name = "recompute", .help = "activations that are not kept"});
     visit(checkpoint, {.name = "checkpoint", .help = "what is saved, and when"});
+    visit(dist, {.name = "dist", .help = "several processes"});
   }
 
   /// Tokens of one forward pass.
   [[nodiscard]] int64_t micro_batch_tokens() const {
     return train.micro_batch * data.sequence_length;
   }
-  /// Forward passes per update.
-  [[nodiscard]] int64_t accumulation_steps() const {
-    return train.global_batch_tokens == 0 ? 1 : train.global_batch_tokens / micro_batch_tokens();
+  /// Forward passes of each process per update.
+  [[nodiscard]] int64_t accumulation_steps(int64_t num_processes = 1) const {
+    const int64_t at_once = num_processes * micro_batch_tokens();
+    return train.global_batch_tokens == 0 ? 1 : train.global_batch_tokens / at_once;
   }
 
   /// Checks every limit and what no single field can, the model's rules included. An empty

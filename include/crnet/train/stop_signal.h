@@ -1,10 +1,11 @@
-// Ctrl-C and a cluster's SIGTERM, turned into a question that the training loop asks.
+// Ctrl-C, and a cluster's SIGTERM or SIGUSR1, turned into a question that the training loop asks.
 #pragma once
 
 namespace crnet {
 
-/// While one lives, SIGINT and SIGTERM are noted instead of ending the process; a second one of
-/// either ends it at once. At most one lives at a time; the former handlers come back at its end.
+/// While one lives, SIGINT, SIGTERM and SIGUSR1 are noted instead of ending the process; another
+/// one, two seconds later or more, ends it at once. At most one lives at a time; the former
+/// handlers come back at its end.
 class StopSignal {
  public:
   StopSignal();

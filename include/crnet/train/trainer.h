@@ -7,6 +7,7 @@
 #include <string>
 
 #include "crnet/config/load.h"
+#include "crnet/dist/launch.h"
 #include "crnet/train/run_config.h"
 
 namespace crnet {
@@ -19,6 +20,8 @@ struct TrainOptions {
   std::string resume;
   /// The program, as in the command that a stopped run prints to go on.
   std::string program = "crnet";
+  /// This process's place among those that train together; see detect_launch().
+  Launch launch = {};
 };
 
 struct TrainSummary {
@@ -42,9 +45,11 @@ struct TrainSummary {
 ///
 /// A run that is stopped and resumed is bit by bit the run that never stopped, on one machine's CPU
 /// with one thread count (on CUDA LibTorch's fused attention is not deterministic). One process at
-/// a time trains in a folder. SIGINT and SIGTERM end it after the step at hand with a checkpoint. A
-/// loss or gradient that is not finite leaves the weights alone; train.max_bad_steps of them in a
-/// row end the run with an Error, and no checkpoint is written.
+/// a time trains in a folder, or one group of processes: the first writes, the others only train.
+/// What one process decides or cannot do, all do or report. SIGINT, SIGTERM and SIGUSR1 to any end
+/// it after the step at hand with a checkpoint. A loss or gradient that is not finite leaves the
+/// weights alone; train.max_bad_steps of them in a row end the run with an Error, and no checkpoint
+/// is written.
 ///
 /// Throws UsageError, before anything is created, for a configuration that does not fit the data or
 /// the machine, and Error for what fails later.

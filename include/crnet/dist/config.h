@@ -1,0 +1,59 @@
+// How the processes of a run talk to each other.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "crnet/config/fields.h"
+
+namespace crnet {
+
+enum class Backend {
+  kAuto,  ///< NCCL on CUDA, Gloo on CPUs
+  kGloo,
+  kNccl,
+};
+
+template <>
+struct EnumNames<Backend> {
+  static constexpr std::array<EnumName<Backend>, 3> kValues = {
+      {{Backend::kAuto, "auto"}, {Backend::kGloo, "gloo"}, {Backend::kNccl, "nccl"}}};
+};
+
+enum class GradientPrecision { kFp32, kBf16 };
+
+template <>
+struct EnumNames<GradientPrecision> {
+  static constexpr std::array<EnumName<GradientPrecision>, 2> kValues = {
+      {{GradientPrecision::kFp32, "fp32"}, {GradientPrecision::kBf16, "bf16"}}};
+};
+
+struct DistConfig {
+  Backend backend = Backend::kAuto;
+  int64_t timeout_s = 300;        ///< longest wait for another process in a training step
+  int64_t slow_timeout_s = 1800;  ///< longest wait while data are opened or a checkpoint is saved
+  int64_t bucket_mib = 25;        ///< gradients that are reduced at once
+  GradientPrecision gradients = GradientPrecision::kFp32;  ///< in which they are reduced
+
+  template <class Visitor>
+  void visit_fields(Visitor&& visit) {
+    visit(backend, {.name = "backend", .help = "auto: nccl on CUDA, gloo on CPUs"});
+    visit(timeout_s, {.name = "timeout_s",
+                      .help = "longest wait for another process in a training step, seconds",
+                      .minimum = 1,
+                      .maximum = 1000000});
+    visit(slow_timeout_s,
+          {.name = "slow_timeout_s",
+           .help = "longest wait while data are opened or a checkpoint is saved, seconds",
+           .minimum = 1,
+           .maximum = 1000000});
+    visit(bucket_mib, {.name = "bucket_mib",
+                       .help = "gradients that are reduced at once, MiB",
+                       .minimum = 1,
+                       .maximum = 100000});
+    visit(gradients,
+          {.name = "gradients", .help = "precision in which gradients are summed over processes"});
+  }
+};
+
+}  // namespace crnet

@@ -1,0 +1,163 @@
+#include "dist/meeting.h"
+
+#include <c10/util/Exception.h>
+#include <unistd.h>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+
+#include <array>
+#include <sstream>
+#include <thread>
+
+#include "crnet/core/error.h"
+#include "crnet/core/format.h"
+#include "crnet/core/version.h"
+
+namespace crnet {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+
+std::string host_name() {
+  std::array<char, 256> name{};
+  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "an unnamed host";
+}
+
+std::string place(const Launch& launch) {
+  return format("%s:%d", launch.rendezvous_host.c_str(), launch.rendezvous_port);
+}
+
+[[noreturn]] void fail(const Launch& launch, const std::string& text) {
+  throw Error(format("[dist] process %d of %d on %s: %s", launch.rank, launch.world_size,
+                     host_name().c_str(), text.c_str()));
+}
+
+bool serves(const Launch& launch) {
+  return launch.rank == 0 && !launch.store_is_served;
+}
+
+c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, milliseconds patience) {
+  c10d::TCPStoreOptions options;
+  options.port = static_cast<uint16_t>(launch.rendezvous_port);
+  options.isServer = serves(launch);
+  options.waitWorkers = false;
+  options.timeout = patience;
+  try {
+    return c10::make_intrusive<c10d::TCPStore>(launch.rendezvous_host, options);
+  } catch (const std::exception& failure) {
+    const std::string text = failure.what();
+    if (serves(launch)) {
+      fail(launch, "expected to serve the rendezvous at " + place(launch) +
+                       ", got: " + text.substr(0, text.find('\n')) +
+                       "; where another run has the port, choose one with MASTER_PORT");
+    }
+    fail(launch,
+         format("expected the rendezvous of process 0 at %s within %ld s, got none; see what "
+                "process 0 says, and that MASTER_ADDR and MASTER_PORT are right",
+                place(launch).c_str(),
+                static_cast<long>(std::chrono::duration_cast<seconds>(patience).count())));
+  }
+}
+
+// The first key says whose store this is: a client that meets another run there must not join it.
+void check_job(c10d::Store& store, const Launch& launch) {
+  const std::string mine = "crnet " + std::string(kVersion) + ", job " + launch.job;
+  const auto bytes = to_bytes(mine);
+  const auto there = to_text(store.compareSet("crnet/job", {}, bytes));
+  if (there == mine) return;
+  fail(launch, "expected " + mine + " at " + place(launch) + ", got " + there +
+                   "; another run has the port, or another version of crnet is installed there; "
+                   "choose a port with MASTER_PORT");
+}
+
+// A store that torchrun's agent serves outlives attempts. All processes start anew together, so
+// each can tell the attempt from how often it has come itself.
+StorePtr of_this_attempt(const StorePtr& store, const Launch& launch) {
+  const int64_t attempt = store->add(format("crnet/starts/%d", launch.rank), 1);
+  if (attempt > 1 && !launch.store_is_served) {
+    fail(launch, format("expected to be the only process %d, got another at %s", launch.rank,
+                        place(launch).c_str()));
+  }
+  return c10::make_intrusive<c10d::PrefixStore>(format("crnet/%ld/", static_cast<long>(attempt)),
+                                                store);
+}
+
+std::string member_key(int rank) {
+  return format("member/%d", rank);
+}
+
+std::string list_missing(c10d::Store& store, const Launch& launch) {
+  std::string missing;
+  int count = 0;
+  for (int rank = 0; rank < launch.world_size; ++rank) {
+    if (store.check({member_key(rank)}) || ++count > 8) continue;
+    missing += (missing.empty() ? "" : ", ") + std::to_string(rank);
+  }
+  return missing + (count > 8 ? format(" and %d more", count - 8) : "");
+}
+
+std::vector<Member> wait_for_all(c10d::Store& store, const Launch& launch, seconds patience) {
+  std::vector<std::string> keys;
+  for (int rank = 0; rank < launch.world_size; ++rank) keys.push_back(member_key(rank));
+  store.set(keys[static_cast<size_t>(launch.rank)],
+            to_bytes(format("%ld %s", static_cast<long>(::getpid()), host_name().c_str())));
+  try {
+    store.wait(keys, patience);
+  } catch (const std::exception&) {
+    std::string missing = "unknown: the rendezvous is gone";
+    try {
+      missing = list_missing(store, launch);
+    } catch (const std::exception&) {  // process 0 gave up first
+    }
+    fail(launch,
+         format("expected %d processes at %s within %ld s, missing: %s", launch.world_size,
+                place(launch).c_str(), static_cast<long>(patience.count()), missing.c_str()));
+  }
+  std::vector<Member> members;
+  for (int rank = 0; rank < launch.world_size; ++rank) {
+    Member& member = members.emplace_back();
+    member.rank = rank;
+    std::istringstream text(to_text(store.get(keys[static_cast<size_t>(rank)])));
+    text >> member.pid >> member.host;
+  }
+  return members;
+}
+
+}  // namespace
+
+std::string name_of(const Member& member) {
+  return format("process %d on %s", member.rank, member.host.c_str());
+}
+
+Meeting meet(const Launch& launch, seconds patience) {
+  const auto begin = std::chrono::steady_clock::now();
+  const auto store = open_store(launch, patience);
+  try {
+    check_job(*store, launch);
+    const StorePtr own = of_this_attempt(store, launch);
+    const auto spent = std::chrono::steady_clock::now() - begin;
+    const auto left = std::max(seconds(1), patience - std::chrono::duration_cast<seconds>(spent));
+    return {own, wait_for_all(*own, launch, left)};
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& failure) {  // what listens there is not a store, or went away
+    const std::string text = failure.what();
+    fail(launch, "expected the rendezvous of process 0 at " + place(launch) +
+                     ", got: " + text.substr(0, text.find('\n')));
+  }
+}
+
+StorePtr second_connection(const StorePtr& store) {
+  return store->clone();
+}
+
+std::vector<uint8_t> to_bytes(const std::string& text) {
+  return {text.begin(), text.end()};
+}
+
+std::string to_text(const std::vector<uint8_t>& bytes) {
+  return {bytes.begin(), bytes.end()};
+}
+
+}  // namespace crnet

@@ -1,0 +1,159 @@
+#include "dist/monitor.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <csignal>
+#include <nlohmann/json.hpp>
+
+#include "crnet/core/format.h"
+#include "crnet/core/log.h"
+
+namespace crnet {
+namespace {
+
+using Json = nlohmann::json;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kBetweenBeats{1000};
+// Without a beat for so long a process is taken for dead or stopped.
+constexpr milliseconds kSilence{3500};
+constexpr double kSlow = 10, kLeastSlowSeconds = 5;
+
+std::string beat_key(size_t rank) {
+  return format("beat/%zu", rank);
+}
+
+}  // namespace
+
+Monitor::Monitor(Meeting meeting, int rank)
+    : meeting_(std::move(meeting)), rank_(static_cast<size_t>(rank)), step_began_(Clock::now()) {
+  write_beat(*meeting_.store);  // so that there is one to read from everybody
+  thread_ = std::thread([this, store = second_connection(meeting_.store)] { run(store); });
+}
+
+Monitor::~Monitor() {
+  {
+    const std::lock_guard lock(mutex_);
+    ends_ = true;
+  }
+  wake_.notify_all();
+  thread_.join();
+}
+
+void Monitor::at_step(int64_t step, double usual_seconds) {
+  const std::lock_guard lock(mutex_);
+  own_.step = step;
+  usual_seconds_ = usual_seconds;
+  step_began_ = Clock::now();
+  warned_ = false;
+}
+
+void Monitor::waits_in(std::string_view operation) {
+  const std::lock_guard lock(mutex_);
+  own_.operation = operation;
+  if (!operation.empty()) own_.operations += 1;
+}
+
+void Monitor::leaves(const std::string& reason) {
+  {
+    const std::lock_guard lock(mutex_);
+    own_.reason = reason;
+  }
+  try {
+    write_beat(*meeting_.store);
+  } catch (const std::exception&) {  // nobody is there to read it
+  }
+}
+
+void Monitor::run(StorePtr store) {
+  sigset_t all;  // signals are for the main thread
+  sigfillset(&all);
+  pthread_sigmask(SIG_BLOCK, &all, nullptr);
+  try {
+    while (true) {
+      {
+        std::unique_lock lock(mutex_);
+        if (wake_.wait_for(lock, kBetweenBeats, [this] { return ends_; })) return;
+      }
+      write_beat(*store);
+      if (rank_ == 0) warn_if_slow(*store);
+    }
+  } catch (const std::exception&) {
+    // The store is gone: the main thread will find out in its own next operation.
+  }
+}
+
+void Monitor::write_beat(c10d::Store& store) {
+  Json json;
+  {
+    const std::lock_guard lock(mutex_);
+    own_.count += 1;
+    json = {own_.count, own_.step, own_.operations, own_.operation, own_.reason};
+  }
+  store.set(beat_key(rank_), to_bytes(json.dump()));
+}
+
+std::vector<Monitor::Beat> Monitor::read_beats(c10d::Store& store) const {
+  std::vector<std::string> keys;
+  for (size_t rank = 0; rank < meeting_.members.size(); ++rank) keys.push_back(beat_key(rank));
+  std::vector<Beat> beats;
+  for (const auto& bytes : store.multiGet(keys)) {
+    const Json json = Json::parse(to_text(bytes));
+    beats.push_back({json[0], json[1], json[2], json[3], json[4]});
+  }
+  return beats;
+}
+
+std::string Monitor::describe(size_t rank, const Beat& beat) const {
+  return format("%s, at step %ld%s%s", name_of(meeting_.members[rank]).c_str(),
+                static_cast<long>(beat.step), beat.operation.empty() ? "" : ", in ",
+                beat.operation.c_str());
+}
+
+// Everybody's operations come in one order, so who has begun the fewest is late.
+std::string Monitor::latest(const std::vector<Beat>& beats) const {
+  const auto late = std::min_element(beats.begin(), beats.end(), [](const Beat& a, const Beat& b) {
+    return a.operations < b.operations;
+  });
+  return describe(static_cast<size_t>(late - beats.begin()), *late);
+}
+
+void Monitor::warn_if_slow(c10d::Store& store) {
+  int64_t step = 0;
+  double seconds = 0, usual = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    step = own_.step;
+    usual = usual_seconds_;
+    seconds = std::chrono::duration<double>(Clock::now() - step_began_).count();
+    if (warned_ || usual <= 0 || seconds < std::max(kSlow * usual, kLeastSlowSeconds)) return;
+    warned_ = true;
+  }
+  log::warn(format("step %ld takes %.0f s, where one usually takes %.2g s; latest: %s",
+                   static_cast<long>(step), seconds, usual, latest(read_beats(store)).c_str()));
+}
+
+std::string Monitor::find_lost() {
+  try {
+    const StorePtr store = second_connection(meeting_.store);  // the other may be broken
+    const auto before = read_beats(*store);
+    std::this_thread::sleep_for(kSilence);
+    const auto after = read_beats(*store);
+    std::string lost;
+    for (size_t rank = 0; rank < after.size(); ++rank) {
+      if (rank == rank_) continue;
+      if (!after[rank].reason.empty()) {
+        return format("%s stopped: %s", name_of(meeting_.members[rank]).c_str(),
+                      after[rank].reason.c_str());
+      }
+      if (after[rank].count != before[rank].count) continue;
+      lost += (lost.empty() ? "" : "; ") + describe(rank, after[rank]);
+    }
+    return lost.empty() ? "late: " + latest(after) : "lost: " + lost;
+  } catch (const std::exception&) {
+    return "lost: " + name_of(meeting_.members[0]) + ", which served the rendezvous";
+  }
+}
+
+}  // namespace crnet

@@ -1,0 +1,62 @@
+// Tells others that this process lives, and which of them do not.
+#pragma once
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "dist/meeting.h"
+
+namespace crnet {
+
+/// A thread that writes, every second, how far this process is; on the first process it also warns
+/// of a step that takes 10 times the usual.
+class Monitor {
+ public:
+  Monitor(Meeting meeting, int rank);
+  ~Monitor();
+  Monitor(const Monitor&) = delete;
+  Monitor& operator=(const Monitor&) = delete;
+
+  /// A new step of training. `usual_seconds`: what one takes; 0: not known.
+  void at_step(int64_t step, double usual_seconds);
+  /// This process begins to wait for others, or is back at work ("").
+  void waits_in(std::string_view operation);
+  /// This process ends with an error, which others may quote.
+  void leaves(const std::string& reason);
+
+  /// One clause on who is lost, or late: for an error. Takes some seconds to find out.
+  [[nodiscard]] std::string find_lost();
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  // What a process last wrote of itself.
+  struct Beat {
+    int64_t count = 0, step = 0, operations = 0;
+    std::string operation, reason;
+  };
+
+  void run(StorePtr store);
+  void write_beat(c10d::Store& store);
+  void warn_if_slow(c10d::Store& store);
+  std::vector<Beat> read_beats(c10d::Store& store) const;
+  [[nodiscard]] std::string latest(const std::vector<Beat>& beats) const;
+  [[nodiscard]] std::string describe(size_t rank, const Beat& beat) const;
+
+  const Meeting meeting_;
+  const size_t rank_;
+  std::mutex mutex_;  // of all below
+  std::condition_variable wake_;
+  bool ends_ = false, warned_ = false;
+  Beat own_;
+  Clock::time_point step_began_;
+  double usual_seconds_ = 0;
+  std::thread thread_;
+};
+
+}  // namespace crnet
