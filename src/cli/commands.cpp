@@ -1,8 +1,40 @@
 #include "cli/commands.h"
 
+#include <array>
+
 #include "crnet/core/error.h"
+#include "crnet/core/format.h"
 
 namespace crnet {
+namespace {
+
+constexpr std::array<Command, 7> kCommands = {{
+    {"prepare", run_prepare, "text to token shards, with a tokenizer given or trained"},
+    {"train", run_train, "train a model as a configuration file says"},
+    {"launch", run_launch, "train in several processes on this machine"},
+    {"eval", run_eval, "perplexity of a checkpoint on prepared data"},
+    {"generate", run_generate, "continue a prompt with a checkpoint"},
+    {"plan", run_plan, "parameters, FLOPs and memory of a configuration"},
+    {"config", run_config, "the resolved configuration, or the schema of all keys"},
+}};
+
+}  // namespace
+
+std::span<const Command> commands() {
+  return kCommands;
+}
+
+const Command& find_command(const std::string& name) {
+  std::vector<std::string> names;
+  for (const auto& command : kCommands) {
+    if (name == command.name) return command;
+    names.emplace_back(command.name);
+  }
+  const std::string nearest = nearest_match(name, names);
+  throw UsageError("[crnet] unknown command " + name +
+                   (nearest.empty() ? "" : "; did you mean " + nearest + "?") +
+                   " See crnet --help");
+}
 
 cxxopts::ParseResult parse_arguments(cxxopts::Options& options, int argc, char** argv) {
   const std::string command = argv[0];

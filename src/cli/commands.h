@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cxxopts.hpp>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -10,10 +11,23 @@ namespace crnet {
 
 int run_prepare(int argc, char** argv);
 int run_train(int argc, char** argv);
+int run_launch(int argc, char** argv);
 int run_eval(int argc, char** argv);
 int run_generate(int argc, char** argv);
 int run_plan(int argc, char** argv);
 int run_config(int argc, char** argv);
+
+struct Command {
+  const char* name;
+  int (*run)(int argc, char** argv);
+  const char* summary;
+};
+
+/// All of them, in the order of crnet --help.
+std::span<const Command> commands();
+
+/// The one of this name; a UsageError that names the nearest where there is none.
+const Command& find_command(const std::string& name);
 
 /// Parses, and turns what cxxopts throws into a UsageError that names the subcommand. Arguments
 /// that nothing takes are one too.

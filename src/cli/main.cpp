@@ -1,39 +1,22 @@
 // crnet: dispatches to the subcommands and turns errors into one line and an exit code.
 #include <c10/util/Exception.h>
 
-#include <array>
 #include <cstdio>
 #include <exception>
 #include <string>
 
 #include "cli/commands.h"
 #include "crnet/core/error.h"
-#include "crnet/core/format.h"
 #include "crnet/core/version.h"
 
 namespace {
-
-struct Command {
-  const char* name;
-  int (*run)(int argc, char** argv);
-  const char* summary;
-};
-
-constexpr std::array<Command, 6> kCommands = {{
-    {"prepare", crnet::run_prepare, "text to token shards, with a tokenizer given or trained"},
-    {"train", crnet::run_train, "train a model as a configuration file says"},
-    {"eval", crnet::run_eval, "perplexity of a checkpoint on prepared data"},
-    {"generate", crnet::run_generate, "continue a prompt with a checkpoint"},
-    {"plan", crnet::run_plan, "parameters, FLOPs and memory of a configuration"},
-    {"config", crnet::run_config, "the resolved configuration, or the schema of all keys"},
-}};
 
 void print_usage(FILE* stream) {
   std::fputs(
       "crnet pre-trains cross-layer low-rank (CR-Net) language models.\n\n"
       "Usage: crnet COMMAND ...\n\n",
       stream);
-  for (const auto& command : kCommands) {
+  for (const auto& command : crnet::commands()) {
     std::fprintf(stream, "  %-10s %s\n", command.name, command.summary);
   }
   std::fputs("\ncrnet COMMAND --help tells more; crnet --version prints the version.\n", stream);
@@ -53,15 +36,7 @@ int dispatch(int argc, char** argv) {
     print_usage(stderr);
     return 2;
   }
-  std::vector<std::string> names;
-  for (const auto& command : kCommands) {
-    if (name == command.name) return command.run(argc - 1, argv + 1);
-    names.emplace_back(command.name);
-  }
-  const std::string nearest = crnet::nearest_match(name, names);
-  throw crnet::UsageError("[crnet] unknown command " + name +
-                          (nearest.empty() ? "" : "; did you mean " + nearest + "?") +
-                          " See crnet --help");
+  return crnet::find_command(name).run(argc - 1, argv + 1);
 }
 
 std::string first_line(const std::string& text) {

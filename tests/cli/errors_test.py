@@ -7,6 +7,7 @@ from harness import CliTest, crnet, fixture
 COMMANDS = {
     "prepare": ["--output", "--train-tokenizer", "--tokenizer", "--field", "--validation-fraction"],
     "train": ["--set", "--resume"],
+    "launch": ["--nproc", "--max-restarts"],
     "eval": ["--data", "--split", "--sequence-length", "--device", "--precision"],
     "generate": ["--prompt", "--max-tokens", "--temperature", "--top-p", "--seed", "--no-cache"],
     "plan": ["--set", "--hours", "--plot"],

@@ -139,13 +139,16 @@ class Interrupted:
             self._wait_for_step(process, run_dir / "metrics.jsonl", step)
             time.sleep(delay)
             self.in_time = process.poll() is None
-            process.send_signal(number)
+            self._deliver(process, number)
             _, self.stderr = process.communicate(timeout=120)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
         self.returncode = process.returncode
+
+    def _deliver(self, process, number):
+        process.send_signal(number)
 
     @staticmethod
     def _wait_for_step(process, path, step):
