@@ -12,7 +12,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 readonly STAGED_PACKAGES=(libcxxopts-dev libspdlog-dev libfmt-dev nlohmann-json3-dev libyaml-cpp-dev
-  libsentencepiece-dev libxxhash-dev zlib1g-dev libzstd-dev libgtest-dev libgmock-dev)
+  libsentencepiece-dev libxxhash-dev zlib1g-dev libzstd-dev libgloo-dev libgtest-dev libgmock-dev)
 readonly SPM_LIBRARIES=(sentencepiece sentencepiece_train)
 
 case ${1:-} in
@@ -137,7 +137,7 @@ stage_everything() {
   local package
   stage_spdlog
   for package in libcxxopts-dev nlohmann-json3-dev libyaml-cpp-dev libxxhash-dev zlib1g-dev \
-    libzstd-dev libgtest-dev libgmock-dev; do
+    libzstd-dev libgloo-dev libgtest-dev libgmock-dev; do
     stage_headers "$package" "$stage/include"
   done
   stage_static libyaml-cpp-dev yaml-cpp

@@ -1,5 +1,6 @@
 #include "crnet/dist/group.h"
 
+#include <c10/util/Exception.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <exception>
@@ -15,24 +16,35 @@ namespace crnet {
 namespace {
 
 using std::chrono::seconds;
-constexpr seconds kMeetWithin{60};
+// How often a long wait looks whether all others live.
+constexpr seconds kBetweenLooks{5};
 
 // A text that gather() carries for run_together().
 constexpr const char* kWorked = "ok";
+
+// The first line, without the place in the library's source that it may begin with.
+std::string short_text(const std::exception& failure) {
+  const std::string text = failure.what();
+  const size_t place = text.starts_with('[') ? text.find("] ") : std::string::npos;
+  const size_t begin = place == std::string::npos ? 0 : place + 2;
+  return text.substr(begin, text.find('\n') - begin);
+}
 
 }  // namespace
 
 struct Group::State {
   State(const Launch& launch, const DistConfig& config, torch::Device device)
-      : meeting(meet(launch, kMeetWithin)),
+      : meeting(meet(launch, seconds(config.start_timeout_s))),
         groups(make_process_groups(meeting.store, launch, config, device)),
         monitor(std::make_unique<Monitor>(meeting, launch.rank)),
+        timeout(config.timeout_s),
         slow_timeout(config.slow_timeout_s) {}
+  void wait(const std::vector<std::string>& keys);
 
   Meeting meeting;
   ProcessGroups groups;
   std::unique_ptr<Monitor> monitor;
-  const seconds slow_timeout;
+  const seconds timeout, slow_timeout;
   int64_t num_gathers = 0, step = 0;
   bool has_left = false;
 };
@@ -49,19 +61,11 @@ Group& Group::operator=(Group&&) noexcept = default;
 
 // The process that serves the store leaves last, or the others would find it gone.
 Group::~Group() {
-  if (!state_ || state_->has_left) return;
-  try {
-    auto& store = *state_->meeting.store;
-    const auto here = store.add("left", 1);
-    if (is_first() && here < size()) store.wait({"all_left"}, seconds(10));
-    if (here == size()) store.set("all_left", to_bytes(kWorked));
-  } catch (const std::exception&) {  // others may be gone already
-  }
+  leave("");
 }
 
 void Group::leave(const std::string& reason) {
-  if (!state_) return;
-  state_->has_left = true;
+  if (!state_ || std::exchange(state_->has_left, true)) return;
   state_->monitor->leaves(reason);
 }
 
@@ -90,12 +94,11 @@ void Group::communicate(std::string_view what, const std::function<void()>& work
   } catch (const c10::OutOfMemoryError&) {
     throw;
   } catch (const std::exception& failure) {
-    const std::string text = failure.what();
-    throw Error(
-        format("[dist] process %d of %d: expected %s of step %ld with all, got: %s (%s); "
-               "start again with --resume auto",
-               rank(), size(), std::string(what).c_str(), static_cast<long>(state_->step),
-               state_->monitor->find_lost().c_str(), text.substr(0, text.find('\n')).c_str()));
+    throw Error(format(
+        "[dist] process %d of %d: expected %s of step %ld from all, got: %s (%s); start again with "
+        "--resume auto",
+        rank(), size(), std::string(what).c_str(), static_cast<long>(state_->step),
+        state_->monitor->find_lost().c_str(), short_text(failure).c_str()));
   }
   state_->monitor->waits_in("");
 }
@@ -110,6 +113,19 @@ std::vector<double> Group::sum(std::vector<double> values, std::string_view what
   return values;
 }
 
+// Others may be at work for long, but have to be alive.
+void Group::State::wait(const std::vector<std::string>& keys) {
+  const auto deadline = std::chrono::steady_clock::now() + slow_timeout;
+  while (true) {
+    try {
+      return meeting.store->wait(keys, kBetweenLooks);
+    } catch (const c10::DistStoreError& failure) {
+      const bool is_late = std::chrono::steady_clock::now() > deadline;
+      if (is_late || monitor->longest_silence() > timeout) throw;
+    }
+  }
+}
+
 std::vector<std::string> Group::gather(const std::string& text, std::string_view what) {
   if (!state_) return {text};
   std::vector<std::string> texts;
@@ -122,7 +138,7 @@ std::vector<std::string> Group::gather(const std::string& text, std::string_view
     std::vector<std::string> keys;
     for (int rank = 0; rank < size(); ++rank) keys.push_back(key(number, rank));
     store.set(keys[static_cast<size_t>(rank())], to_bytes(text));
-    store.wait(keys, state_->slow_timeout);
+    state_->wait(keys);
     for (const auto& bytes : store.multiGet(keys)) texts.push_back(to_text(bytes));
     // Whoever is here has read those of the gather before.
     if (number > 0) store.deleteKey(key(number - 1, rank()));

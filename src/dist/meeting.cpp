@@ -1,17 +1,20 @@
 #include "dist/meeting.h"
 
 #include <c10/util/Exception.h>
+#include <c10/util/Logging.h>
 #include <unistd.h>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
 #include <array>
+#include <csignal>
+#include <cstdlib>
 #include <sstream>
-#include <thread>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "crnet/core/version.h"
+#include "dist/patience.h"
 
 namespace crnet {
 namespace {
@@ -44,20 +47,23 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, milliseconds pa
   options.waitWorkers = false;
   options.timeout = patience;
   try {
-    return c10::make_intrusive<c10d::TCPStore>(launch.rendezvous_host, options);
+    // What listens there may be no store, and say nothing for ever.
+    const auto store = within(patience + seconds(1), [host = launch.rendezvous_host, options] {
+      return c10::make_intrusive<c10d::TCPStore>(host, options);
+    });
+    if (store) return *store;
   } catch (const std::exception& failure) {
-    const std::string text = failure.what();
     if (serves(launch)) {
+      const std::string text = failure.what();
       fail(launch, "expected to serve the rendezvous at " + place(launch) +
                        ", got: " + text.substr(0, text.find('\n')) +
                        "; where another run has the port, choose one with MASTER_PORT");
     }
-    fail(launch,
-         format("expected the rendezvous of process 0 at %s within %ld s, got none; see what "
-                "process 0 says, and that MASTER_ADDR and MASTER_PORT are right",
-                place(launch).c_str(),
-                static_cast<long>(std::chrono::duration_cast<seconds>(patience).count())));
   }
+  fail(launch, format("expected the rendezvous of process 0 at %s within %ld s, got none; see what "
+                      "process 0 says, and that MASTER_ADDR and MASTER_PORT are right",
+                      place(launch).c_str(),
+                      static_cast<long>(std::chrono::duration_cast<seconds>(patience).count())));
 }
 
 // The first key says whose store this is: a client that meets another run there must not join it.
@@ -105,7 +111,7 @@ std::vector<Member> wait_for_all(c10d::Store& store, const Launch& launch, secon
   try {
     store.wait(keys, patience);
   } catch (const std::exception&) {
-    std::string missing = "unknown: the rendezvous is gone";
+    std::string missing = "what process 0 says, which has given up";
     try {
       missing = list_missing(store, launch);
     } catch (const std::exception&) {  // process 0 gave up first
@@ -131,6 +137,12 @@ std::string name_of(const Member& member) {
 }
 
 Meeting meet(const Launch& launch, seconds patience) {
+  // c10d warns of what will be an error here, or is no news. TORCH_CPP_LOG_LEVEL brings it back.
+  ::setenv("TORCH_CPP_LOG_LEVEL", "ERROR", /*overwrite=*/0);
+  c10::initLogging();
+  // As Python does, which c10d was written under: a write to a process that is gone has to fail,
+  // not to end this one.
+  std::signal(SIGPIPE, SIG_IGN);
   const auto begin = std::chrono::steady_clock::now();
   const auto store = open_store(launch, patience);
   try {

@@ -6,8 +6,10 @@
 #include <csignal>
 #include <nlohmann/json.hpp>
 
+#include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "crnet/core/log.h"
+#include "dist/patience.h"
 
 namespace crnet {
 namespace {
@@ -18,6 +20,9 @@ using std::chrono::milliseconds;
 constexpr milliseconds kBetweenBeats{1000};
 // Without a beat for so long a process is taken for dead or stopped.
 constexpr milliseconds kSilence{3500};
+constexpr milliseconds kAnswerWithin{5000};
+// So long the process that serves the store stays after a failure, for others to ask who is lost.
+constexpr milliseconds kLinger{10000};
 constexpr double kSlow = 10, kLeastSlowSeconds = 5;
 
 std::string beat_key(size_t rank) {
@@ -27,9 +32,14 @@ std::string beat_key(size_t rank) {
 }  // namespace
 
 Monitor::Monitor(Meeting meeting, int rank)
-    : meeting_(std::move(meeting)), rank_(static_cast<size_t>(rank)), step_began_(Clock::now()) {
+    : meeting_(std::move(meeting)),
+      rank_(static_cast<size_t>(rank)),
+      beats_(second_connection(meeting_.store)),
+      answers_(second_connection(meeting_.store)),
+      step_began_(Clock::now()) {
+  answers_->setTimeout(kAnswerWithin);
   write_beat(*meeting_.store);  // so that there is one to read from everybody
-  thread_ = std::thread([this, store = second_connection(meeting_.store)] { run(store); });
+  thread_ = std::thread([this] { run(); });
 }
 
 Monitor::~Monitor() {
@@ -59,14 +69,23 @@ void Monitor::leaves(const std::string& reason) {
   {
     const std::lock_guard lock(mutex_);
     own_.reason = reason;
+    if (store_is_lost_) return;
   }
   try {
-    write_beat(*meeting_.store);
-  } catch (const std::exception&) {  // nobody is there to read it
+    write_beat(*beats_);
+    auto& store = *meeting_.store;
+    const auto deadline = Clock::now() + kLinger;
+    const auto living = std::ssize(meeting_.members) - num_lost_;
+    auto left = store.add("left", 1);
+    while (rank_ == 0 && left < living && Clock::now() < deadline) {
+      std::this_thread::sleep_for(milliseconds(20));
+      left = store.add("left", 0);
+    }
+  } catch (const std::exception&) {  // the store is lost
   }
 }
 
-void Monitor::run(StorePtr store) {
+void Monitor::run() {
   sigset_t all;  // signals are for the main thread
   sigfillset(&all);
   pthread_sigmask(SIG_BLOCK, &all, nullptr);
@@ -76,8 +95,8 @@ void Monitor::run(StorePtr store) {
         std::unique_lock lock(mutex_);
         if (wake_.wait_for(lock, kBetweenBeats, [this] { return ends_; })) return;
       }
-      write_beat(*store);
-      if (rank_ == 0) warn_if_slow(*store);
+      write_beat(*beats_);
+      if (rank_ == 0) warn_if_slow();
     }
   } catch (const std::exception&) {
     // The store is gone: the main thread will find out in its own next operation.
@@ -94,15 +113,35 @@ void Monitor::write_beat(c10d::Store& store) {
   store.set(beat_key(rank_), to_bytes(json.dump()));
 }
 
-std::vector<Monitor::Beat> Monitor::read_beats(c10d::Store& store) const {
+// No timeout of the store covers that its process is stopped.
+std::vector<Monitor::Beat> Monitor::read_beats() {
   std::vector<std::string> keys;
   for (size_t rank = 0; rank < meeting_.members.size(); ++rank) keys.push_back(beat_key(rank));
+  const auto answer =
+      within(kAnswerWithin, [store = answers_, keys] { return store->multiGet(keys); });
+  if (!answer) {
+    const std::lock_guard lock(mutex_);
+    store_is_lost_ = true;
+    throw Error("[dist] expected an answer of process 0, got none");
+  }
   std::vector<Beat> beats;
-  for (const auto& bytes : store.multiGet(keys)) {
+  for (const auto& bytes : *answer) {
     const Json json = Json::parse(to_text(bytes));
     beats.push_back({json[0], json[1], json[2], json[3], json[4]});
   }
   return beats;
+}
+
+std::chrono::seconds Monitor::longest_silence() {
+  const auto beats = read_beats();
+  const auto now = Clock::now();
+  seen_.resize(beats.size(), {0, now});
+  auto longest = Clock::duration::zero();
+  for (size_t rank = 0; rank < beats.size(); ++rank) {
+    if (beats[rank].count != seen_[rank].count) seen_[rank] = {beats[rank].count, now};
+    longest = std::max(longest, now - seen_[rank].since);
+  }
+  return std::chrono::duration_cast<std::chrono::seconds>(longest);
 }
 
 std::string Monitor::describe(size_t rank, const Beat& beat) const {
@@ -119,7 +158,7 @@ std::string Monitor::latest(const std::vector<Beat>& beats) const {
   return describe(static_cast<size_t>(late - beats.begin()), *late);
 }
 
-void Monitor::warn_if_slow(c10d::Store& store) {
+void Monitor::warn_if_slow() {
   int64_t step = 0;
   double seconds = 0, usual = 0;
   {
@@ -131,26 +170,30 @@ void Monitor::warn_if_slow(c10d::Store& store) {
     warned_ = true;
   }
   log::warn(format("step %ld takes %.0f s, where one usually takes %.2g s; latest: %s",
-                   static_cast<long>(step), seconds, usual, latest(read_beats(store)).c_str()));
+                   static_cast<long>(step), seconds, usual, latest(read_beats()).c_str()));
 }
 
 std::string Monitor::find_lost() {
   try {
-    const StorePtr store = second_connection(meeting_.store);  // the other may be broken
-    const auto before = read_beats(*store);
+    const auto before = read_beats();
     std::this_thread::sleep_for(kSilence);
-    const auto after = read_beats(*store);
-    std::string lost;
+    const auto after = read_beats();
+    std::string lost, stopped;
+    num_lost_ = 0;
     for (size_t rank = 0; rank < after.size(); ++rank) {
+      const Beat& beat = after[rank];
       if (rank == rank_) continue;
-      if (!after[rank].reason.empty()) {
-        return format("%s stopped: %s", name_of(meeting_.members[rank]).c_str(),
-                      after[rank].reason.c_str());
+      if (!beat.reason.empty()) {
+        // Whoever has lost another quotes that one; the first cause is of another kind.
+        if (!stopped.empty() && beat.reason.starts_with("[dist]")) continue;
+        stopped = name_of(meeting_.members[rank]) + " stopped: " + beat.reason;
+      } else if (beat.count == before[rank].count) {
+        num_lost_ += 1;
+        lost += (lost.empty() ? "lost: " : "; ") + describe(rank, beat);
       }
-      if (after[rank].count != before[rank].count) continue;
-      lost += (lost.empty() ? "" : "; ") + describe(rank, after[rank]);
     }
-    return lost.empty() ? "late: " + latest(after) : "lost: " + lost;
+    if (!lost.empty()) return lost;
+    return stopped.empty() ? "late: " + latest(after) : stopped;
   } catch (const std::exception&) {
     return "lost: " + name_of(meeting_.members[0]) + ", which served the rendezvous";
   }

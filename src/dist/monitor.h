@@ -27,10 +27,14 @@ class Monitor {
   void at_step(int64_t step, double usual_seconds);
   /// This process begins to wait for others, or is back at work ("").
   void waits_in(std::string_view operation);
-  /// This process ends with an error, which others may quote.
+  /// This process ends, with an error, which others may quote; it waits for them for a while if it
+  /// serves the store.
   void leaves(const std::string& reason);
+  /// The longest time, of all processes, in which one has written no beat, as far as this function
+  /// has seen by being called again and again.
+  [[nodiscard]] std::chrono::seconds longest_silence();
 
-  /// One clause on who is lost, or late: for an error. Takes some seconds to find out.
+  /// One clause on who is lost, or late: for an error. Takes some seconds to find out, 10 at most.
   [[nodiscard]] std::string find_lost();
 
  private:
@@ -41,19 +45,28 @@ class Monitor {
     std::string operation, reason;
   };
 
-  void run(StorePtr store);
+  void run();
   void write_beat(c10d::Store& store);
-  void warn_if_slow(c10d::Store& store);
-  std::vector<Beat> read_beats(c10d::Store& store) const;
+  void warn_if_slow();
+  std::vector<Beat> read_beats();
   [[nodiscard]] std::string latest(const std::vector<Beat>& beats) const;
   [[nodiscard]] std::string describe(size_t rank, const Beat& beat) const;
 
   const Meeting meeting_;
   const size_t rank_;
+  // Opened while all is well: nobody answers a new connection to a process that is lost. One to
+  // write beats by, one to read them.
+  const StorePtr beats_, answers_;
   std::mutex mutex_;  // of all below
   std::condition_variable wake_;
-  bool ends_ = false, warned_ = false;
+  bool ends_ = false, warned_ = false, store_is_lost_ = false;
   Beat own_;
+  struct Seen {
+    int64_t count = 0;
+    Clock::time_point since;
+  };
+  std::vector<Seen> seen_;  // by longest_silence()
+  int64_t num_lost_ = 0;    // by find_lost()
   Clock::time_point step_began_;
   double usual_seconds_ = 0;
   std::thread thread_;

@@ -30,6 +30,7 @@ struct EnumNames<GradientPrecision> {
 
 struct DistConfig {
   Backend backend = Backend::kAuto;
+  int64_t start_timeout_s = 60;   ///< longest wait until all processes have come
   int64_t timeout_s = 300;        ///< longest wait for another process in a training step
   int64_t slow_timeout_s = 1800;  ///< longest wait while data are opened or a checkpoint is saved
   int64_t bucket_mib = 25;        ///< gradients that are reduced at once
@@ -38,6 +39,10 @@ struct DistConfig {
   template <class Visitor>
   void visit_fields(Visitor&& visit) {
     visit(backend, {.name = "backend", .help = "auto: nccl on CUDA, gloo on CPUs"});
+    visit(start_timeout_s, {.name = "start_timeout_s",
+                            .help = "longest wait until all processes have come, seconds",
+                            .minimum = 1,
+                            .maximum = 1000000});
     visit(timeout_s, {.name = "timeout_s",
                       .help = "longest wait for another process in a training step, seconds",
                       .minimum = 1,
