@@ -78,6 +78,9 @@ class Documentation(CliTest):
             self.succeeds(*self.on_the_fixture(words), cwd=SOURCE)
 
     def on_the_fixture(self, words):
+        if words[:1] == ["launch"] and "train" in words:
+            launched = words.index("train")
+            return [*words[:launched], *self.on_the_fixture(words[launched:])]
         adapt = getattr(self, f"adapt_{words[0]}", None) if words else None
         if adapt is None or "--help" in words:
             return words

@@ -30,8 +30,8 @@ class Group {
   /// This process alone.
   Group();
   /// Meets the others at the launch's rendezvous. Throws Error where they do not all come within
-  /// DistConfig::start_timeout_s, the address is taken or out of reach, or somebody else's processes
-  /// are met there.
+  /// DistConfig::start_timeout_s, the address is taken or out of reach, or somebody else's
+  /// processes are met there.
   Group(const Launch& launch, const DistConfig& config, torch::Device device);
   ~Group();
   Group(Group&&) noexcept;
