@@ -5,6 +5,7 @@
 #include <spdlog/spdlog.h>
 
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "crnet/core/error.h"
@@ -24,7 +25,11 @@ spdlog::logger& logger() {
   return *instance;
 }
 
+// spdlog's list of sinks is not for changes while another thread writes.
+std::mutex mutex;
+
 void write(spdlog::level::level_enum level, std::string_view message) {
+  const std::lock_guard lock(mutex);
   detail::hide_status_line();
   logger().log(level, spdlog::string_view_t(message.data(), message.size()));
   detail::show_status_line();
@@ -55,6 +60,7 @@ void keep_to_errors() {
 }
 
 void add_file(const std::filesystem::path& path) {
+  const std::lock_guard lock(mutex);
   if (is_attached(path)) return;
   try {
     auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string());
@@ -66,6 +72,7 @@ void add_file(const std::filesystem::path& path) {
 }
 
 void close_files() {
+  const std::lock_guard lock(mutex);
   logger().sinks().resize(1);
 }
 

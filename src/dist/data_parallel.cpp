@@ -56,13 +56,30 @@ struct DataParallel::State {
     if (config.gradients != GradientPrecision::kBf16) return;
     reducer.register_comm_hook(std::make_unique<Bf16Hook>(group.handle()));
   }
+  void rehearse(const std::vector<Tensor>& parameters);
   c10d::Reducer reducer;
 };
+
+// The Reducer orders its buckets anew after the first backward pass, by which gradient came first,
+// and until it has, keeps a record that grows with every step. Here it does so once, with zeros, in
+// an order that depends on nothing else: so a run's first step sums in the order of all others.
+void DataParallel::State::rehearse(const std::vector<Tensor>& parameters) {
+  Tensor nothing = torch::zeros({}, parameters.front().options());
+  for (const auto& p : parameters) nothing = nothing + p.reshape({-1})[0] * 0;
+  reducer.prepare_for_backward({});
+  nothing.backward();
+  reducer.rebuild_buckets();
+  for (auto p : parameters) p.mutable_grad().reset();
+}
 
 DataParallel::DataParallel(Group& group, const std::vector<Tensor>& parameters,
                            const DistConfig& config)
     : group_(group) {
-  if (group.size() > 1) state_ = std::make_unique<State>(group, parameters, config);
+  if (group.size() == 1) return;
+  group.communicate("the first gradients", [&] {
+    state_ = std::make_unique<State>(group, parameters, config);
+    state_->rehearse(parameters);
+  });
 }
 
 DataParallel::~DataParallel() = default;

@@ -3,8 +3,10 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
+#include <algorithm>
 #include <exception>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
@@ -16,8 +18,9 @@ namespace crnet {
 namespace {
 
 using std::chrono::seconds;
-// How often a long wait looks whether all others live.
-constexpr seconds kBetweenLooks{5};
+// How often a long wait looks what has come, and after what silence another is taken for dead.
+constexpr std::chrono::milliseconds kBetweenLooks{500};
+constexpr seconds kAlive{30};
 
 // A text that gather() carries for run_together().
 constexpr const char* kWorked = "ok";
@@ -30,16 +33,36 @@ std::string short_text(const std::exception& failure) {
   return text.substr(begin, text.find('\n') - begin);
 }
 
+// Of LibTorch's failures those that another process may be the cause of.
+bool may_come_from_another(const std::exception& failure) {
+  if (dynamic_cast<const c10::DistError*>(&failure) != nullptr) return true;
+  return std::string_view(failure.what()).find("gloo") != std::string_view::npos;
+}
+
+ProcessGroups connect(const StorePtr& store, const Launch& launch, const DistConfig& config,
+                      torch::Device device) {
+  try {
+    return make_process_groups(store, launch, config, device);
+  } catch (const Error&) {
+    throw;
+  } catch (const std::exception& failure) {
+    throw Error(
+        format("[dist] process %d of %d: expected to connect to the others, got: %s; over "
+               "several hosts GLOO_SOCKET_IFNAME names the network interface",
+               launch.rank, launch.world_size, short_text(failure).c_str()));
+  }
+}
+
 }  // namespace
 
 struct Group::State {
   State(const Launch& launch, const DistConfig& config, torch::Device device)
       : meeting(meet(launch, seconds(config.start_timeout_s))),
-        groups(make_process_groups(meeting.store, launch, config, device)),
+        groups(connect(meeting.store, launch, config, device)),
         monitor(std::make_unique<Monitor>(meeting, launch.rank)),
         timeout(config.timeout_s),
         slow_timeout(config.slow_timeout_s) {}
-  void wait(const std::vector<std::string>& keys);
+  std::vector<std::vector<uint8_t>> wait_for(const std::vector<std::string>& keys);
 
   Meeting meeting;
   ProcessGroups groups;
@@ -56,9 +79,6 @@ Group::Group(const Launch& launch, const DistConfig& config, torch::Device devic
   if (launch.world_size > 1) state_ = std::make_unique<State>(launch, config, device);
 }
 
-Group::Group(Group&&) noexcept = default;
-Group& Group::operator=(Group&&) noexcept = default;
-
 // The process that serves the store leaves last, or the others would find it gone.
 Group::~Group() {
   leave("");
@@ -66,7 +86,10 @@ Group::~Group() {
 
 void Group::leave(const std::string& reason) {
   if (!state_ || std::exchange(state_->has_left, true)) return;
-  state_->monitor->leaves(reason);
+  // In this order: the reason can be read before connections close, by which others notice.
+  state_->monitor->writes_reason(reason);
+  if (!reason.empty()) state_->groups = {};
+  state_->monitor->leaves();
 }
 
 std::string Group::backend() const {
@@ -91,9 +114,8 @@ void Group::communicate(std::string_view what, const std::function<void()>& work
     work();
   } catch (const Error&) {
     throw;
-  } catch (const c10::OutOfMemoryError&) {
-    throw;
   } catch (const std::exception& failure) {
+    if (!may_come_from_another(failure)) throw;
     throw Error(format(
         "[dist] process %d of %d: expected %s of step %ld from all, got: %s (%s); start again with "
         "--resume auto",
@@ -114,16 +136,18 @@ std::vector<double> Group::sum(std::vector<double> values, std::string_view what
 }
 
 // Others may be at work for long, but have to be alive.
-void Group::State::wait(const std::vector<std::string>& keys) {
+std::vector<std::vector<uint8_t>> Group::State::wait_for(const std::vector<std::string>& keys) {
   const auto deadline = std::chrono::steady_clock::now() + slow_timeout;
-  while (true) {
-    try {
-      return meeting.store->wait(keys, kBetweenLooks);
-    } catch (const c10::DistStoreError& failure) {
-      const bool is_late = std::chrono::steady_clock::now() > deadline;
-      if (is_late || monitor->longest_silence() > timeout) throw;
+  for (std::chrono::milliseconds pause{1};; pause = std::min(2 * pause, kBetweenLooks)) {
+    if (monitor->ask([keys](c10d::Store& store) { return store.check(keys); })) break;
+    std::this_thread::sleep_for(pause);
+    if (pause < kBetweenLooks) continue;
+    if (std::chrono::steady_clock::now() > deadline) C10_THROW_ERROR(DistStoreError, "timed out");
+    if (monitor->longest_silence() > std::min(kAlive, timeout)) {
+      C10_THROW_ERROR(DistStoreError, "no sign of life");
     }
   }
+  return monitor->ask([keys](c10d::Store& store) { return store.multiGet(keys); });
 }
 
 std::vector<std::string> Group::gather(const std::string& text, std::string_view what) {
@@ -138,10 +162,11 @@ std::vector<std::string> Group::gather(const std::string& text, std::string_view
     std::vector<std::string> keys;
     for (int rank = 0; rank < size(); ++rank) keys.push_back(key(number, rank));
     store.set(keys[static_cast<size_t>(rank())], to_bytes(text));
-    state_->wait(keys);
-    for (const auto& bytes : store.multiGet(keys)) texts.push_back(to_text(bytes));
+    for (const auto& bytes : state_->wait_for(keys)) texts.push_back(to_text(bytes));
     // Whoever is here has read those of the gather before.
-    if (number > 0) store.deleteKey(key(number - 1, rank()));
+    if (number == 0) return;
+    state_->monitor->ask(
+        [own = key(number - 1, rank())](c10d::Store& asked) { return asked.deleteKey(own); });
   });
   return texts;
 }

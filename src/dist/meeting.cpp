@@ -68,7 +68,8 @@ c10::intrusive_ptr<c10d::Store> open_store(const Launch& launch, milliseconds pa
 
 // The first key says whose store this is: a client that meets another run there must not join it.
 void check_job(c10d::Store& store, const Launch& launch) {
-  const std::string mine = "crnet " + std::string(kVersion) + ", job " + launch.job;
+  const std::string mine = format("crnet %s with %d processes, job %s", kVersion, launch.world_size,
+                                  launch.job.empty() ? "unnamed" : launch.job.c_str());
   const auto bytes = to_bytes(mine);
   const auto there = to_text(store.compareSet("crnet/job", {}, bytes));
   if (there == mine) return;

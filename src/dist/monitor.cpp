@@ -1,15 +1,14 @@
 #include "dist/monitor.h"
 
+#include <c10/util/Exception.h>
 #include <pthread.h>
 
 #include <algorithm>
 #include <csignal>
 #include <nlohmann/json.hpp>
 
-#include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "crnet/core/log.h"
-#include "dist/patience.h"
 
 namespace crnet {
 namespace {
@@ -20,10 +19,11 @@ using std::chrono::milliseconds;
 constexpr milliseconds kBetweenBeats{1000};
 // Without a beat for so long a process is taken for dead or stopped.
 constexpr milliseconds kSilence{3500};
-constexpr milliseconds kAnswerWithin{5000};
 // So long the process that serves the store stays after a failure, for others to ask who is lost.
 constexpr milliseconds kLinger{10000};
 constexpr double kSlow = 10, kLeastSlowSeconds = 5;
+
+constexpr const char* kFoundKey = "found";
 
 std::string beat_key(size_t rank) {
   return format("beat/%zu", rank);
@@ -65,7 +65,7 @@ void Monitor::waits_in(std::string_view operation) {
   if (!operation.empty()) own_.operations += 1;
 }
 
-void Monitor::leaves(const std::string& reason) {
+void Monitor::writes_reason(const std::string& reason) {
   {
     const std::lock_guard lock(mutex_);
     own_.reason = reason;
@@ -73,16 +73,36 @@ void Monitor::leaves(const std::string& reason) {
   }
   try {
     write_beat(*beats_);
-    auto& store = *meeting_.store;
+  } catch (const std::exception&) {  // the store is lost
+  }
+}
+
+void Monitor::leaves() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (store_is_lost_) return;
+  }
+  try {
+    const auto count_left = [this](int64_t more) {
+      return ask([more](c10d::Store& store) { return store.add("left", more); });
+    };
     const auto deadline = Clock::now() + kLinger;
     const auto living = std::ssize(meeting_.members) - num_lost_;
-    auto left = store.add("left", 1);
+    auto left = count_left(1);
     while (rank_ == 0 && left < living && Clock::now() < deadline) {
       std::this_thread::sleep_for(milliseconds(20));
-      left = store.add("left", 0);
+      left = count_left(0);
     }
   } catch (const std::exception&) {  // the store is lost
   }
+}
+
+void Monitor::lose_store() {
+  {
+    const std::lock_guard lock(mutex_);
+    store_is_lost_ = true;
+  }
+  C10_THROW_ERROR(DistStoreError, "process 0 does not answer");
 }
 
 void Monitor::run() {
@@ -96,7 +116,11 @@ void Monitor::run() {
         if (wake_.wait_for(lock, kBetweenBeats, [this] { return ends_; })) return;
       }
       write_beat(*beats_);
-      if (rank_ == 0) warn_if_slow();
+      if (rank_ != 0) continue;
+      try {
+        warn_if_slow();
+      } catch (const std::exception&) {  // others may still see this process's beats
+      }
     }
   } catch (const std::exception&) {
     // The store is gone: the main thread will find out in its own next operation.
@@ -113,19 +137,12 @@ void Monitor::write_beat(c10d::Store& store) {
   store.set(beat_key(rank_), to_bytes(json.dump()));
 }
 
-// No timeout of the store covers that its process is stopped.
 std::vector<Monitor::Beat> Monitor::read_beats() {
   std::vector<std::string> keys;
   for (size_t rank = 0; rank < meeting_.members.size(); ++rank) keys.push_back(beat_key(rank));
-  const auto answer =
-      within(kAnswerWithin, [store = answers_, keys] { return store->multiGet(keys); });
-  if (!answer) {
-    const std::lock_guard lock(mutex_);
-    store_is_lost_ = true;
-    throw Error("[dist] expected an answer of process 0, got none");
-  }
+  const auto answer = ask([keys](c10d::Store& store) { return store.multiGet(keys); });
   std::vector<Beat> beats;
-  for (const auto& bytes : *answer) {
+  for (const auto& bytes : answer) {
     const Json json = Json::parse(to_text(bytes));
     beats.push_back({json[0], json[1], json[2], json[3], json[4]});
   }
@@ -152,9 +169,14 @@ std::string Monitor::describe(size_t rank, const Beat& beat) const {
 
 // Everybody's operations come in one order, so who has begun the fewest is late.
 std::string Monitor::latest(const std::vector<Beat>& beats) const {
-  const auto late = std::min_element(beats.begin(), beats.end(), [](const Beat& a, const Beat& b) {
+  const auto by_operations = [](const Beat& a, const Beat& b) {
     return a.operations < b.operations;
-  });
+  };
+  const auto [late, early] = std::minmax_element(beats.begin(), beats.end(), by_operations);
+  if (late->operations == early->operations) {
+    return format("nobody, all are at step %ld in %s", static_cast<long>(late->step),
+                  late->operation.c_str());
+  }
   return describe(static_cast<size_t>(late - beats.begin()), *late);
 }
 
@@ -173,30 +195,42 @@ void Monitor::warn_if_slow() {
                    static_cast<long>(step), seconds, usual, latest(read_beats()).c_str()));
 }
 
+// The first to find out writes it down: by the time that all have noticed, there may be more that
+// are gone.
 std::string Monitor::find_lost() {
   try {
-    const auto before = read_beats();
-    std::this_thread::sleep_for(kSilence);
-    const auto after = read_beats();
-    std::string lost, stopped;
-    num_lost_ = 0;
-    for (size_t rank = 0; rank < after.size(); ++rank) {
-      const Beat& beat = after[rank];
-      if (rank == rank_) continue;
-      if (!beat.reason.empty()) {
-        // Whoever has lost another quotes that one; the first cause is of another kind.
-        if (!stopped.empty() && beat.reason.starts_with("[dist]")) continue;
-        stopped = name_of(meeting_.members[rank]) + " stopped: " + beat.reason;
-      } else if (beat.count == before[rank].count) {
-        num_lost_ += 1;
-        lost += (lost.empty() ? "lost: " : "; ") + describe(rank, beat);
-      }
+    if (ask([](c10d::Store& store) { return store.check({kFoundKey}); })) {
+      return to_text(ask([](c10d::Store& store) { return store.get(kFoundKey); }));
     }
-    if (!lost.empty()) return lost;
-    return stopped.empty() ? "late: " + latest(after) : stopped;
+    const std::string found = compare_beats();
+    ask([found](c10d::Store& store) {
+      store.set(kFoundKey, to_bytes(found));
+      return true;
+    });
+    return found;
   } catch (const std::exception&) {
     return "lost: " + name_of(meeting_.members[0]) + ", which served the rendezvous";
   }
+}
+
+std::string Monitor::compare_beats() {
+  const auto before = read_beats();
+  std::this_thread::sleep_for(kSilence);
+  const auto after = read_beats();
+  std::string lost, stopped;
+  num_lost_ = 0;
+  for (size_t rank = 0; rank < after.size(); ++rank) {
+    const Beat& beat = after[rank];
+    if (rank == rank_) continue;
+    if (!beat.reason.empty()) {
+      stopped = name_of(meeting_.members[rank]) + " stopped: " + beat.reason;
+    } else if (beat.count == before[rank].count) {
+      num_lost_ += 1;
+      lost += (lost.empty() ? "lost: " : "; ") + describe(rank, beat);
+    }
+  }
+  if (!lost.empty()) return lost;
+  return stopped.empty() ? "late: " + latest(after) : stopped;
 }
 
 }  // namespace crnet

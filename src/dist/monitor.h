@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "dist/meeting.h"
+#include "dist/patience.h"
 
 namespace crnet {
 
@@ -27,9 +28,19 @@ class Monitor {
   void at_step(int64_t step, double usual_seconds);
   /// This process begins to wait for others, or is back at work ("").
   void waits_in(std::string_view operation);
-  /// This process ends, with an error, which others may quote; it waits for them for a while if it
-  /// serves the store.
-  void leaves(const std::string& reason);
+  /// This process is about to end, with an error ("": none), which others may quote.
+  void writes_reason(const std::string& reason);
+  /// And ends; it waits for the others for a while if it serves the store.
+  void leaves();
+  /// What `question` gets from the store. Throws c10::DistStoreError where nothing comes in 5 s: no
+  /// timeout of the store covers that its process is stopped.
+  template <class Question>
+  auto ask(Question question) {
+    const auto answer =
+        within(kAnswerWithin, [store = answers_, question] { return question(*store); });
+    if (!answer) lose_store();
+    return *answer;
+  }
   /// The longest time, of all processes, in which one has written no beat, as far as this function
   /// has seen by being called again and again.
   [[nodiscard]] std::chrono::seconds longest_silence();
@@ -45,10 +56,14 @@ class Monitor {
     std::string operation, reason;
   };
 
+  static constexpr std::chrono::milliseconds kAnswerWithin{5000};
+
+  [[noreturn]] void lose_store();
   void run();
   void write_beat(c10d::Store& store);
   void warn_if_slow();
   std::vector<Beat> read_beats();
+  std::string compare_beats();
   [[nodiscard]] std::string latest(const std::vector<Beat>& beats) const;
   [[nodiscard]] std::string describe(size_t rank, const Beat& beat) const;
 
@@ -57,7 +72,7 @@ class Monitor {
   // Opened while all is well: nobody answers a new connection to a process that is lost. One to
   // write beats by, one to read them.
   const StorePtr beats_, answers_;
-  std::mutex mutex_;  // of all below
+  std::mutex mutex_;  // of what follows, up to seen_
   std::condition_variable wake_;
   bool ends_ = false, warned_ = false, store_is_lost_ = false;
   Beat own_;
@@ -65,7 +80,7 @@ class Monitor {
     int64_t count = 0;
     Clock::time_point since;
   };
-  std::vector<Seen> seen_;  // by longest_silence()
+  std::vector<Seen> seen_;  // of the main thread, as the next: by longest_silence()
   int64_t num_lost_ = 0;    // by find_lost()
   Clock::time_point step_began_;
   double usual_seconds_ = 0;

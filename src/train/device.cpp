@@ -1,5 +1,6 @@
 #include "crnet/train/device.h"
 
+#include <ATen/DeviceAccelerator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
 #include <malloc.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <thread>
@@ -28,7 +30,7 @@ double seconds_since(Clock::time_point start) {
 }
 
 void synchronize(torch::Device device) {
-  if (device.is_cuda()) torch::cuda::synchronize();
+  if (device.is_cuda()) torch::cuda::synchronize(device.index());
 }
 
 // FLOP/s of the fastest of the n×n products that fit into `budget` seconds.
@@ -112,6 +114,8 @@ torch::Device select_device(DeviceChoice choice, const Launch& launch) {
   }
   if (choice == DeviceChoice::kCpu || !available) return torch::kCPU;
   const auto count = static_cast<int>(torch::cuda::device_count());
+  // A launcher that gives each process its own GPU shows it that one alone.
+  if (count == 1 && std::getenv("CUDA_VISIBLE_DEVICES") != nullptr) return {torch::kCUDA, 0};
   if (launch.local_rank >= count) {
     throw UsageError(
         format("[train] process %d: expected a GPU for each of the %d processes on this host, got "
@@ -126,6 +130,8 @@ torch::Device select_device(DeviceChoice choice, const Launch& launch) {
 Runtime select_runtime(const TrainConfig& config, const Launch& launch) {
   Runtime runtime;
   runtime.device = select_device(config.device, launch);
+  // Of what is measured, too, and what LibTorch puts on "the" GPU.
+  if (runtime.device.is_cuda()) at::accelerator::setDeviceIndex(runtime.device.index());
   runtime.threads = config.threads > 0 ? config.threads : share_of_cores(launch.local_world_size);
   torch::set_num_threads(static_cast<int>(runtime.threads));
   const bool bf16 = config.precision == PrecisionChoice::kAuto

@@ -25,17 +25,21 @@ AdamW::AdamW(const torch::OrderedDict<std::string, torch::Tensor>& parameters,
   updates_ = torch::zeros({}, torch::kInt64);
 }
 
-double AdamW::clip_grad_norm(double max_norm, int64_t num_accumulated) {
+double AdamW::clip_grad_norm(double max_norm, int64_t num_accumulated,
+                             const std::function<double(double)>& agree) {
   std::vector<torch::Tensor> gradients;
   for (const auto& p : parameters_) {
     if (p.grad().defined()) gradients.push_back(p.grad());
   }
   const auto count = static_cast<double>(num_accumulated);
   gradient_scale_ = count;
-  if (gradients.empty()) return 0;
   const torch::NoGradGuard no_grad;
-  const auto norms = torch::stack(at::_foreach_norm(gradients)).to(torch::kFloat64);
-  const double norm = norms.norm().item<double>() / count;
+  double norm = 0;
+  if (!gradients.empty()) {
+    const auto norms = torch::stack(at::_foreach_norm(gradients)).to(torch::kFloat64);
+    norm = norms.norm().item<double>() / count;
+  }
+  if (agree) norm = agree(norm);
   if (max_norm > 0 && norm > max_norm) gradient_scale_ = count * norm / max_norm;
   return norm;
 }

@@ -234,7 +234,7 @@ TrainSummary TrainingRun::run() {
     if (metrics_) metrics_->write(metrics);
     if (progress_) progress_->show(metrics);
     stop_on_bad_steps(metrics);
-    if (is_due(config_.train.eval_every)) validate();
+    if (is_due(config_.train.eval_every) && !stops_) validate();
     // In a row of bad steps the weights are in doubt: the sound checkpoints stay.
     if (is_due(config_.checkpoint.every) && !metrics.skipped) save();
   }
@@ -367,6 +367,7 @@ void TrainingRun::stop_on_bad_steps(const StepMetrics& metrics) const {
 void TrainingRun::validate() {
   if (!data_.validation) return;
   note("validating");
+  group_.at_step(state_.step, /*usual_seconds=*/0);
   EvalOptions options;
   options.batch = config_.train.micro_batch;
   options.sequence_length = config_.data.sequence_length;
@@ -397,7 +398,7 @@ std::string TrainingRun::try_to_save() {
     summary_.checkpoint = store_.save(
         state_.capture(config_, runtime_, data_.train.index(), folder_.tokenizer(), group_.size()));
     return "";
-  } catch (const Error& failure) {
+  } catch (const std::exception& failure) {
     // The weights are in memory still: a later save may find room.
     log::error(failure.what());
     return failure.what();
@@ -407,6 +408,7 @@ std::string TrainingRun::try_to_save() {
 // All have the same weights: the first writes, and the others wait until it has.
 void TrainingRun::save() {
   note("saving");
+  group_.at_step(state_.step, /*usual_seconds=*/0);
   failed_save_ = group_.gather(group_.is_first() ? try_to_save() : "", "the checkpoint")[0];
   if (!group_.is_first()) return;
   try {
@@ -439,7 +441,7 @@ std::vector<std::pair<std::string, std::string>> settings_of(const RunConfig& co
     std::replace(key.begin(), key.end(), '/', '.');
     settings.emplace_back(key, value.dump());
   }
-  settings.emplace_back("train.precision", dtype_name(runtime.compute_dtype));
+  settings.emplace_back("precision, as resolved,", dtype_name(runtime.compute_dtype));
   settings.emplace_back("kind of device", runtime.device.is_cuda() ? "cuda" : "cpu");
   return settings;
 }

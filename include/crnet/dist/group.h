@@ -34,8 +34,8 @@ class Group {
   /// processes are met there.
   Group(const Launch& launch, const DistConfig& config, torch::Device device);
   ~Group();
-  Group(Group&&) noexcept;
-  Group& operator=(Group&&) noexcept;
+  Group(const Group&) = delete;
+  Group& operator=(const Group&) = delete;
 
   [[nodiscard]] int rank() const { return launch_.rank; }
   [[nodiscard]] int size() const { return launch_.world_size; }
@@ -75,7 +75,7 @@ class Group {
 
   /// Where this process stands, for the others to tell if it is lost; and how long a step takes
   /// usually, in seconds: the first process warns, with the name of the latest, of one that takes
-  /// 10 times as long.
+  /// 10 times as long (0: never).
   void at_step(int64_t step, double usual_seconds);
 
  private:

@@ -4,6 +4,7 @@
 #include <torch/ordered_dict.h>
 #include <torch/types.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,8 +24,10 @@ class AdamW {
   /// The global norm of the gradients, which are taken to be sums over `num_accumulated` backward
   /// passes and meant to be their mean. The next step() divides them by that number and scales them
   /// to `max_norm` where they exceed it (0: never); the gradients themselves stay as they are until
-  /// then. Not finite where any gradient is not.
-  double clip_grad_norm(double max_norm, int64_t num_accumulated = 1);
+  /// then. Not finite where any gradient is not. `agree` may put another norm in the place of the
+  /// one that was found: that of all processes.
+  double clip_grad_norm(double max_norm, int64_t num_accumulated = 1,
+                        const std::function<double(double norm)>& agree = {});
 
   /// One update with this learning rate. Parameters without a gradient stay.
   void step(double lr);
