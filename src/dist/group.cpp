@@ -22,8 +22,8 @@ using std::chrono::seconds;
 constexpr std::chrono::milliseconds kBetweenLooks{500};
 constexpr seconds kAlive{30};
 
-// A text that gather() carries for run_together().
-constexpr const char* kWorked = "ok";
+// What gather() carries for run_together(): this, or the kind of an exception and its text.
+constexpr const char *kWorked = "ok", *kMistake = "U", *kFailure = "E";
 
 // The first line, without the place in the library's source that it may begin with.
 std::string short_text(const std::exception& failure) {
@@ -196,17 +196,23 @@ void Group::run_together(std::string_view what, const std::function<void()>& wor
   std::exception_ptr own;
   try {
     work();
+  } catch (const UsageError& mistake) {
+    own = std::current_exception();
+    outcome = std::string(kMistake) + mistake.what();
   } catch (const std::exception& failure) {
     own = std::current_exception();
-    outcome = failure.what();
+    outcome = std::string(kFailure) + failure.what();
   }
   const auto outcomes = gather(outcome, what);
   if (own) std::rethrow_exception(own);
   for (size_t other = 0; other < outcomes.size(); ++other) {
     if (outcomes[other] == kWorked) continue;
-    throw Error(format("[dist] process %d of %d stops, since %s could not %s: %s", rank(), size(),
-                       name_of(state_->meeting.members[other]).c_str(), std::string(what).c_str(),
-                       outcomes[other].substr(0, outcomes[other].find('\n')).c_str()));
+    const std::string reason = outcomes[other].substr(1, outcomes[other].find('\n') - 1);
+    const std::string text = format("[dist] process %d of %d stops, since %s could not %s: %s",
+                                    rank(), size(), name_of(state_->meeting.members[other]).c_str(),
+                                    std::string(what).c_str(), reason.c_str());
+    if (outcomes[other].starts_with(kMistake)) throw UsageError(text);
+    throw Error(text);
   }
 }
 

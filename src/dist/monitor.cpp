@@ -162,7 +162,7 @@ std::chrono::seconds Monitor::longest_silence() {
 }
 
 std::string Monitor::describe(size_t rank, const Beat& beat) const {
-  return format("%s, at step %ld%s%s", name_of(meeting_.members[rank]).c_str(),
+  return format("%s, last seen at step %ld%s%s", name_of(meeting_.members[rank]).c_str(),
                 static_cast<long>(beat.step), beat.operation.empty() ? "" : ", in ",
                 beat.operation.c_str());
 }

@@ -166,8 +166,18 @@ void warn_of_changes(const Checkpoint& checkpoint, const RunConfig& config, cons
     log::warn("resumed in " + dtype_name(runtime.compute_dtype) +
               "; the checkpoint was trained in " + precision);
   }
+  const int64_t before_processes = extra.value("processes", 1);
+  if (before_processes != num_processes && config.train.global_batch_tokens == 0) {
+    log::warn(
+        format("resumed with %d processes instead of %ld: as train.global_batch_tokens is 0, a "
+               "step has %ld tokens now, not %ld",
+               num_processes, static_cast<long>(before_processes),
+               static_cast<long>(num_processes * config.micro_batch_tokens()),
+               static_cast<long>(before_processes * config.micro_batch_tokens())));
+    return;
+  }
   const bool same_threads = extra.value("threads", int64_t{0}) == runtime.threads;
-  const bool same_processes = extra.value("processes", 1) == num_processes;
+  const bool same_processes = before_processes == num_processes;
   if (!same_threads || !same_processes) {
     log::warn(
         format("resumed with another number of %s: the numbers agree to rounding, not to the "

@@ -3,12 +3,8 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <nlohmann/json.hpp>
 #include <set>
-#include <utility>
-#include <vector>
 
-#include "config/json.h"
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"
 #include "crnet/core/format.h"
@@ -20,6 +16,7 @@
 #include "crnet/train/metrics.h"
 #include "crnet/train/schedule.h"
 #include "crnet/train/stop_signal.h"
+#include "train/agreement.h"
 #include "train/run_folder.h"
 #include "train/run_plan.h"
 #include "train/run_start.h"
@@ -48,8 +45,8 @@ class TrainingRun {
         data_(group_.together("open the data", [&] { return open_data(loaded); })),
         runtime_(runtime),
         store_(folder_.checkpoints(), config_.checkpoint.keep_last, config_.checkpoint.keep_every),
-        start_(agree_on_start(options)),
-        plan_(agree_on_plan()),
+        start_(agree_on_start(group_, folder_, options.resume, data_.train.index(), store_, lock_)),
+        plan_(agree_on_plan(group_, loaded, runtime_, start_.checkpoint)),
         state_(config_, runtime_, plan_.plan),
         data_parallel_(group_, state_.model->parameters(), config_.dist),
         peak_flops_(measure_peak_flops(runtime_)) {
@@ -63,8 +60,6 @@ class TrainingRun {
   TrainSummary run();
 
  private:
-  RunStart agree_on_start(const TrainOptions& options);
-  RunPlan agree_on_plan();
   void load_weights();
   void report_refusals() const;
   TrainSummary nothing_to_do();
@@ -117,34 +112,6 @@ class TrainingRun {
   TrainSummary summary_;
   std::string failed_save_;
 };
-
-// The first process holds the folder and chooses; the others open what it chose.
-RunStart TrainingRun::agree_on_start(const TrainOptions& options) {
-  group_.expect_same({{"data", data_.train.index().content_hash()}, {"--resume", options.resume}});
-  RunStart start = group_.together("find where to start", [&]() -> RunStart {
-    if (!group_.is_first()) return {};
-    lock_ = folder_.lock_if_there();
-    return find_start(folder_, options.resume, store_);
-  });
-  const std::string chosen =
-      group_.gather(start.checkpoint ? start.checkpoint->folder.string() : "", "the start")[0];
-  return group_.together("open the checkpoint", [&] {
-    if (!group_.is_first() && !chosen.empty()) start.checkpoint = open_checkpoint(chosen);
-    return std::move(start);
-  });
-}
-
-// The first process's, since measured rates decide it.
-RunPlan TrainingRun::agree_on_plan() {
-  RunPlan plan = group_.together("plan", [&]() -> RunPlan {
-    if (!group_.is_first()) return {};
-    return find_plan(loaded_, runtime_, start_.checkpoint);
-  });
-  if (group_.size() == 1) return plan;
-  const auto agreed = group_.gather(plan_to_json(plan.plan).dump(), "the plan")[0];
-  plan.plan = plan_from_json(nlohmann::json::parse(agreed));
-  return plan;
-}
 
 void TrainingRun::load_weights() {
   if (start_.checkpoint) {
@@ -251,10 +218,13 @@ TrainSummary TrainingRun::run() {
 
 void TrainingRun::say_how_it_ended() const {
   if (summary_.stopped) {
-    log::info(format("stopped after step %ld and saved %s; go on with%s: %s train %s --resume auto",
-                     static_cast<long>(summary_.steps), summary_.checkpoint.c_str(),
-                     group_.size() > 1 ? " the same launcher and" : "",
-                     shell_word(program_).c_str(), shell_word(config_file_).c_str()));
+    const bool by_crnet = group_.launch().launcher == Launcher::kCrnet;
+    const std::string launch = by_crnet ? format("launch --nproc %d ", group_.size()) : "";
+    log::info(
+        format("stopped after step %ld and saved %s; go on with%s: %s %strain %s --resume auto",
+               static_cast<long>(summary_.steps), summary_.checkpoint.c_str(),
+               group_.size() > 1 && !by_crnet ? " the same launcher and" : "",
+               shell_word(program_).c_str(), launch.c_str(), shell_word(config_file_).c_str()));
     return;
   }
   const std::string skipped =
@@ -418,43 +388,15 @@ void TrainingRun::save() {
   }
 }
 
-void check_batch_of(const LoadedConfig<RunConfig>& loaded, int num_processes) {
-  const RunConfig& config = loaded.config;
-  const int64_t at_once = config.micro_batch_tokens() * num_processes;
-  if (config.train.global_batch_tokens % at_once == 0) return;
-  throw UsageError(loaded.problem(
-      "train.global_batch_tokens",
-      format("expected 0 or a multiple of train.micro_batch * data.sequence_length * processes "
-             "(%ld * %ld * %d = %ld), got %ld",
-             static_cast<long>(config.train.micro_batch),
-             static_cast<long>(config.data.sequence_length), num_processes,
-             static_cast<long>(at_once), static_cast<long>(config.train.global_batch_tokens))));
-}
-
-// What has to be the same on every process.
-std::vector<std::pair<std::string, std::string>> settings_of(const RunConfig& config,
-                                                             const Runtime& runtime) {
-  std::vector<std::pair<std::string, std::string>> settings;
-  const auto flat = nlohmann::json(to_json(config)).flatten();
-  for (const auto& [path, value] : flat.items()) {
-    std::string key = path.substr(1);
-    std::replace(key.begin(), key.end(), '/', '.');
-    settings.emplace_back(key, value.dump());
-  }
-  settings.emplace_back("precision, as resolved,", dtype_name(runtime.compute_dtype));
-  settings.emplace_back("kind of device", runtime.device.is_cuda() ? "cuda" : "cpu");
-  return settings;
-}
-
 }  // namespace
 
 TrainSummary train(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options) {
-  check_batch_of(loaded, options.launch.world_size);
+  check_batch_for(loaded, options.launch.world_size);
   const Runtime runtime = select_runtime(loaded.config.train, options.launch);
   Group group(options.launch, loaded.config.dist, runtime.device);
   try {
     if (!group.is_first()) log::keep_to_errors();
-    group.expect_same(settings_of(loaded.config, runtime));
+    agree_on_settings(group, loaded.config, runtime);
     return TrainingRun(loaded, options, runtime, group).run();
   } catch (const std::exception& failure) {
     group.leave(failure.what());

@@ -1,0 +1,33 @@
+// What the processes of a run settle before its first step.
+#pragma once
+
+#include <string>
+
+#include "crnet/config/load.h"
+#include "crnet/data/dataset.h"
+#include "crnet/dist/group.h"
+#include "crnet/train/device.h"
+#include "crnet/train/run_config.h"
+#include "train/run_folder.h"
+#include "train/run_plan.h"
+#include "train/run_start.h"
+
+namespace crnet {
+
+/// Throws UsageError, with the place of the key, where so many processes cannot share a global
+/// batch.
+void check_batch_for(const LoadedConfig<RunConfig>& loaded, int num_processes);
+
+/// Throws UsageError where a setting, or what it resolves to, is not the same on all processes.
+void agree_on_settings(Group& group, const RunConfig& config, const Runtime& runtime);
+
+/// The first process holds the folder, in `lock`, and chooses as find_start() does; the others open
+/// what it chose. Throws what find_start() throws, and UsageError where data or `resume` differ.
+RunStart agree_on_start(Group& group, const RunFolder& folder, const std::string& resume,
+                        const DataIndex& data, CheckpointStore& store, detail::Descriptor& lock);
+
+/// The first process's, since measured rates decide it; see find_plan().
+RunPlan agree_on_plan(Group& group, const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
+                      const std::optional<Checkpoint>& start);
+
+}  // namespace crnet
