@@ -1,13 +1,12 @@
 #include "dist/launch_variables.h"
 
-#include <unistd.h>
-
 #include <array>
 #include <charconv>
 #include <utility>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "crnet/core/host.h"
 
 namespace crnet {
 namespace {
@@ -15,12 +14,6 @@ namespace {
 // Innermost launcher first.
 constexpr std::array kRankNames = {"RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK",
                                    "SLURM_PROCID"};
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (gethostname(name.data(), name.size() - 1) != 0) return "this host";
-  return name.data();
-}
 
 std::optional<int> parse_number(const std::string& text) {
   int value = 0;

@@ -6,13 +6,13 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
-#include <array>
 #include <csignal>
 #include <cstdlib>
 #include <sstream>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "crnet/core/host.h"
 #include "crnet/core/version.h"
 #include "dist/patience.h"
 
@@ -21,11 +21,6 @@ namespace {
 
 using std::chrono::milliseconds;
 using std::chrono::seconds;
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "an unnamed host";
-}
 
 std::string place(const Launch& launch) {
   return format("%s:%d", launch.rendezvous_host.c_str(), launch.rendezvous_port);
@@ -159,10 +154,6 @@ Meeting meet(const Launch& launch, seconds patience) {
     fail(launch, "expected the rendezvous of process 0 at " + place(launch) +
                      ", got: " + text.substr(0, text.find('\n')));
   }
-}
-
-StorePtr second_connection(const StorePtr& store) {
-  return store->clone();
 }
 
 std::vector<uint8_t> to_bytes(const std::string& text) {

@@ -32,9 +32,6 @@ struct Meeting {
 /// `patience` at most, with the launch's rendezvous and who is missing.
 Meeting meet(const Launch& launch, std::chrono::seconds patience);
 
-/// A store of the same keys for another thread: a connection of its own.
-StorePtr second_connection(const StorePtr& store);
-
 std::vector<uint8_t> to_bytes(const std::string& text);
 std::string to_text(const std::vector<uint8_t>& bytes);
 

@@ -34,8 +34,8 @@ std::string beat_key(size_t rank) {
 Monitor::Monitor(Meeting meeting, int rank)
     : meeting_(std::move(meeting)),
       rank_(static_cast<size_t>(rank)),
-      beats_(second_connection(meeting_.store)),
-      answers_(second_connection(meeting_.store)),
+      beats_(meeting_.store->clone()),
+      answers_(meeting_.store->clone()),
       step_began_(Clock::now()) {
   answers_->setTimeout(kAnswerWithin);
   write_beat(*meeting_.store);  // so that there is one to read from everybody

@@ -1,7 +1,6 @@
 #include "train/run_folder.h"
 
 #include <torch/headeronly/version.h>
-#include <unistd.h>
 
 #include <ctime>
 #include <nlohmann/json.hpp>
@@ -10,16 +9,12 @@
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"
 #include "crnet/core/format.h"
+#include "crnet/core/host.h"
 #include "crnet/core/version.h"
 #include "crnet/model/costs.h"
 
 namespace crnet {
 namespace {
-
-std::string host_name() {
-  char name[256] = {};
-  return gethostname(name, sizeof(name) - 1) == 0 ? name : "unknown";
-}
 
 std::string utc_now() {
   const std::time_t now = std::time(nullptr);
