@@ -28,6 +28,20 @@ struct EnumNames<GradientPrecision> {
       {{GradientPrecision::kFp32, "fp32"}, {GradientPrecision::kBf16, "bf16"}}};
 };
 
+/// What is split over the processes of a shard group instead of being whole in each.
+enum class Shard {
+  kNone,
+  kOptimizer,   ///< AdamW's state and the fp32 master weights (ZeRO-1, arXiv 1910.02054)
+  kParameters,  ///< these, and the weights that are computed with, block by block (ZeRO-3)
+};
+
+template <>
+struct EnumNames<Shard> {
+  static constexpr std::array<EnumName<Shard>, 3> kValues = {{{Shard::kNone, "none"},
+                                                              {Shard::kOptimizer, "optimizer"},
+                                                              {Shard::kParameters, "parameters"}}};
+};
+
 struct DistConfig {
   Backend backend = Backend::kAuto;
   int64_t start_timeout_s = 60;   ///< longest wait until all processes have come
@@ -35,6 +49,8 @@ struct DistConfig {
   int64_t slow_timeout_s = 1800;  ///< longest wait while data are opened or a checkpoint is saved
   int64_t bucket_mib = 25;        ///< gradients that are reduced at once
   GradientPrecision gradients = GradientPrecision::kFp32;  ///< in which they are reduced
+  Shard shard = Shard::kNone;
+  int64_t shard_group = 0;  ///< processes that share one copy of what is split; 0: all
 
   template <class Visitor>
   void visit_fields(Visitor&& visit) {
@@ -58,6 +74,14 @@ struct DistConfig {
                        .maximum = 100000});
     visit(gradients,
           {.name = "gradients", .help = "precision in which gradients are summed over processes"});
+    visit(shard, {.name = "shard",
+                  .help = "what is split over processes: none, the optimizer's state and master "
+                          "weights, or all parameters"});
+    visit(shard_group, {.name = "shard_group",
+                        .help = "processes that share one copy of what is split, e.g. those of a "
+                                "node; 0: all",
+                        .minimum = 0,
+                        .maximum = 1000000});
   }
 };
 
