@@ -29,17 +29,18 @@ struct EnumNames<GradientPrecision> {
 };
 
 /// What is split over the processes of a shard group instead of being whole in each.
-enum class Shard {
+enum class Sharding {
   kNone,
   kOptimizer,   ///< AdamW's state and the fp32 master weights (ZeRO-1, arXiv 1910.02054)
   kParameters,  ///< these, and the weights that are computed with, block by block (ZeRO-3)
 };
 
 template <>
-struct EnumNames<Shard> {
-  static constexpr std::array<EnumName<Shard>, 3> kValues = {{{Shard::kNone, "none"},
-                                                              {Shard::kOptimizer, "optimizer"},
-                                                              {Shard::kParameters, "parameters"}}};
+struct EnumNames<Sharding> {
+  static constexpr std::array<EnumName<Sharding>, 3> kValues = {
+      {{Sharding::kNone, "none"},
+       {Sharding::kOptimizer, "optimizer"},
+       {Sharding::kParameters, "parameters"}}};
 };
 
 struct DistConfig {
@@ -49,7 +50,7 @@ struct DistConfig {
   int64_t slow_timeout_s = 1800;  ///< longest wait while data are opened or a checkpoint is saved
   int64_t bucket_mib = 25;        ///< gradients that are reduced at once
   GradientPrecision gradients = GradientPrecision::kFp32;  ///< in which they are reduced
-  Shard shard = Shard::kNone;
+  Sharding shard = Sharding::kNone;
   int64_t shard_group = 0;  ///< processes that share one copy of what is split; 0: all
 
   template <class Visitor>
