@@ -1,7 +1,5 @@
 #include "crnet/interop/safetensors.h"
 
-#include <ATen/core/grad_mode.h>
-
 #include <algorithm>
 #include <cstring>
 #include <set>
@@ -69,14 +67,22 @@ std::string read_header(const InputFile& file) {
   return text;
 }
 
-/// What keeps `target` from being filled from the file, or "".
-std::string mismatch(const SafetensorsFile& file, const std::string& name,
-                     const torch::Tensor& target) {
-  const auto expected = describe_tensor(target.scalar_type(), target.sizes());
-  if (!file.contains(name)) return name + ": expected " + expected + ", got no tensor of that name";
-  const auto& info = file.info(name);
-  const auto got = describe_tensor(info.dtype, info.shape);
-  return expected == got ? "" : name + ": expected " + expected + ", got " + got;
+template <typename ValuesOf>
+FileDigest write_file(const std::filesystem::path& path, const NamedTensors& tensors,
+                      const Metadata& metadata, const ValuesOf& values_of) {
+  NamedTensors ordered;
+  const std::string header = naming(path, [&] {
+    check_can_be_saved(tensors);
+    ordered = in_file_order(tensors);
+    return detail::encode_header(ordered, metadata);
+  });
+  OutputFile file(path);
+  file.write(header);
+  for (const auto& item : ordered) {
+    const torch::Tensor values = values_of(item).detach().to(torch::kCPU).contiguous();
+    file.write(values.const_data_ptr(), values.nbytes());
+  }
+  return file.close();
 }
 
 }  // namespace
@@ -90,20 +96,17 @@ std::string describe_tensor(torch::ScalarType dtype, torch::IntArrayRef shape) {
 }
 
 FileDigest save_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
-                            const Metadata& metadata) {
-  NamedTensors ordered;
-  const std::string header = naming(path, [&] {
-    check_can_be_saved(tensors);
-    ordered = in_file_order(tensors);
-    return detail::encode_header(ordered, metadata);
+                            const Metadata& metadata, const std::stop_token& stop) {
+  return write_file(path, tensors, metadata, [&](const auto& item) {
+    if (stop.stop_requested()) fail(path, "expected to write all tensors, got told to stop");
+    return item.second;
   });
-  OutputFile file(path);
-  file.write(header);
-  for (const auto& [name, tensor] : ordered) {
-    const auto values = tensor.detach().to(torch::kCPU).contiguous();
-    file.write(values.const_data_ptr(), values.nbytes());
-  }
-  return file.close();
+}
+
+FileDigest save_safetensors(const std::filesystem::path& path, const NamedTensors& shapes,
+                            const Metadata& metadata,
+                            const std::function<torch::Tensor(const std::string&)>& load) {
+  return write_file(path, shapes, metadata, [&](const auto& item) { return load(item.first); });
 }
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path) {
@@ -128,34 +131,22 @@ const TensorInfo& SafetensorsFile::info(const std::string& name) const {
 torch::Tensor SafetensorsFile::load(const std::string& name) const {
   const auto& found = info(name);
   auto tensor = torch::empty(found.shape, torch::TensorOptions(found.dtype));
-  file_.read_at(found.offset, tensor.mutable_data_ptr(), found.bytes);
+  read(name, 0, tensor);
   return tensor;
 }
 
-void SafetensorsFile::load_into(const std::string& name, torch::Tensor target) const {
-  const auto problem = mismatch(*this, name, target);
-  if (!problem.empty()) fail(path(), problem);
-  const at::NoGradGuard no_grad;
-  target.copy_(load(name));
-}
-
-void load_into_named(const SafetensorsFile& file, const NamedTensors& targets) {
-  std::vector<std::string> problems;
-  std::set<std::string> wanted;
-  for (const auto& [name, target] : targets) {
-    wanted.insert(name);
-    auto problem = mismatch(file, name, target);
-    if (!problem.empty()) problems.push_back(std::move(problem));
+void SafetensorsFile::read(const std::string& name, int64_t first, torch::Tensor target) const {
+  const auto& found = info(name);
+  const auto skipped = static_cast<uint64_t>(first) * target.element_size();
+  const bool fits = first >= 0 && target.is_cpu() && target.is_contiguous() &&
+                    target.scalar_type() == found.dtype && skipped + target.nbytes() <= found.bytes;
+  if (!fits) {
+    fail(path(), name + format(": expected a contiguous target on the CPU within %s, got %s at %ld",
+                               describe_tensor(found.dtype, found.shape).c_str(),
+                               describe_tensor(target.scalar_type(), target.sizes()).c_str(),
+                               static_cast<long>(first)));
   }
-  for (const auto& name : file.names()) {
-    if (wanted.contains(name)) continue;
-    const auto& info = file.info(name);
-    problems.push_back(name + ": expected no such tensor, got " +
-                       describe_tensor(info.dtype, info.shape));
-  }
-  if (problems.size() > 1) problems[0] += format(" (and %zu more differ)", problems.size() - 1);
-  if (!problems.empty()) fail(file.path(), problems[0] + "; the file is of another model");
-  for (const auto& [name, target] : targets) file.load_into(name, target);
+  file_.read_at(found.offset + skipped, target.mutable_data_ptr(), target.nbytes());
 }
 
 }  // namespace crnet

@@ -103,41 +103,18 @@ TEST_F(SafetensorsTest, FileWithoutTensorsIsSound) {
   EXPECT_TRUE(SafetensorsFile(path_).names().empty());
 }
 
-TEST_F(SafetensorsTest, LoadIntoFillsAParameterInPlace) {
+TEST_F(SafetensorsTest, ReadFillsPartOfATensorAndNamesWhatDoesNotFit) {
   save_safetensors(path_, {{"w", torch::arange(6.0).reshape({2, 3})}});
-  auto target = torch::zeros({2, 3}, torch::requires_grad());
-  SafetensorsFile(path_).load_into("w", target);
-  EXPECT_TRUE(torch::equal(target.detach(), torch::arange(6.0).reshape({2, 3})));
-  EXPECT_TRUE(target.is_leaf());
-}
-
-TEST_F(SafetensorsTest, LoadIntoNamesFileTensorAndBothShapes) {
-  save_safetensors(path_, {{"w", torch::zeros({2, 3})}});
   const SafetensorsFile file(path_);
-  const auto shape = error_of([&] { file.load_into("w", torch::zeros({3, 2})); });
-  EXPECT_TRUE(contains(shape, path_.string() + ": w: expected F32 [3, 2], got F32 [2, 3]"));
-  const auto dtype = error_of([&] { file.load_into("w", torch::zeros({2, 3}, torch::kInt32)); });
-  EXPECT_TRUE(contains(dtype, "w: expected I32 [2, 3], got F32 [2, 3]"));
+  auto part = torch::zeros({2});
+  file.read("w", 3, part);
+  EXPECT_TRUE(torch::equal(part, torch::tensor({3.0f, 4.0f})));
+  const auto beyond = error_of([&] { file.read("w", 5, part); });
+  EXPECT_TRUE(contains(beyond, path_.string() + ": w: expected a contiguous target on the CPU "
+                                                "within F32 [2, 3], got F32 [2] at 5"));
+  EXPECT_TRUE(contains(error_of([&] { file.read("w", 0, torch::zeros({2}, torch::kInt32)); }),
+                       "got I32 [2] at 0"));
   EXPECT_TRUE(contains(error_of([&] { (void)file.load("v.weight"); }), "v.weight"));
-}
-
-TEST_F(SafetensorsTest, LoadIntoNamedRefusesAnotherModelBeforeWritingAnything) {
-  save_safetensors(path_, {{"a", torch::ones({2})}, {"b", torch::ones({3})}});
-  const SafetensorsFile file(path_);
-  auto a = torch::zeros({2});
-  const auto shape = error_of([&] { load_into_named(file, {{"a", a}, {"b", torch::zeros({4})}}); });
-  EXPECT_TRUE(contains(shape, "b: expected F32 [4], got F32 [3]; the file is of another model"));
-  EXPECT_TRUE(contains(error_of([&] {
-                         load_into_named(file, {{"a", a}});
-                       }),
-                       "b: expected no such tensor, got F32 [3]"));
-  const auto missing = error_of([&] {
-    load_into_named(file, {{"a", a}, {"b", torch::zeros({3})}, {"c", a}, {"d", a}});
-  });
-  EXPECT_TRUE(contains(missing, "c: expected F32 [2], got no tensor of that name (and 1 more"));
-  EXPECT_TRUE(torch::equal(a, torch::zeros({2})));
-  load_into_named(file, {{"a", a}, {"b", torch::zeros({3})}});
-  EXPECT_TRUE(torch::equal(a, torch::ones({2})));
 }
 
 TEST_F(SafetensorsTest, WhatTheFormatCannotHoldIsRefusedByName) {

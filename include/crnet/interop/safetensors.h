@@ -12,7 +12,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <stop_token>
 #include <string>
 #include <utility>
 #include <vector>
@@ -28,10 +30,16 @@ using Metadata = std::map<std::string, std::string>;
 /// dtypes come first, then by name, so that every tensor is aligned; equal input gives equal bytes.
 /// One tensor at a time is copied, and only where it is not contiguous on the CPU already.
 /// Returns the digest of what was written. Throws Error for a name that comes twice, an undefined
-/// or sparse tensor, a dtype that is not listed above, and a failing write, which leaves a partial
-/// file behind.
+/// or sparse tensor, a dtype that is not listed above, a failing write, and where `stop` asks to
+/// stop before the last tensor; the last two leave a partial file behind.
 FileDigest save_safetensors(const std::filesystem::path& path, const NamedTensors& tensors,
-                            const Metadata& metadata = {});
+                            const Metadata& metadata = {}, const std::stop_token& stop = {});
+
+/// The same for tensors that are made when their turn comes: `shapes` have names, shapes and
+/// dtypes, on any device (kMeta needs no memory); `load` gives the values.
+FileDigest save_safetensors(const std::filesystem::path& path, const NamedTensors& shapes,
+                            const Metadata& metadata,
+                            const std::function<torch::Tensor(const std::string& name)>& load);
 
 /// A tensor's place in a file.
 struct TensorInfo {
@@ -65,8 +73,8 @@ class SafetensorsFile {
   /// A new tensor on the CPU.
   [[nodiscard]] torch::Tensor load(const std::string& name) const;
 
-  /// Fills `target`, on any device, outside autograd. Shape and dtype must be the file's.
-  void load_into(const std::string& name, torch::Tensor target) const;
+  /// Fills `target`, contiguous on the CPU and of the file's dtype, from element `first` on.
+  void read(const std::string& name, int64_t first, torch::Tensor target) const;
 
  private:
   InputFile file_;
@@ -74,10 +82,6 @@ class SafetensorsFile {
   std::map<std::string, TensorInfo> tensors_;
   Metadata metadata_;
 };
-
-/// Fills every target from the tensor of its name. A tensor that is missing, is of another shape or
-/// dtype, or has no target is an Error that names it; nothing is written in that case.
-void load_into_named(const SafetensorsFile& file, const NamedTensors& targets);
 
 /// "F32 [512, 512]": how errors and listings show a tensor.
 [[nodiscard]] std::string describe_tensor(torch::ScalarType dtype, torch::IntArrayRef shape);
