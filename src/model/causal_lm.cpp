@@ -6,6 +6,7 @@
 #include "crnet/core/format.h"
 #include "crnet/model/init.h"
 #include "crnet/ops/linear_cross_entropy.h"
+#include "recompute/parameter_use.h"
 
 namespace crnet {
 namespace {
@@ -15,6 +16,15 @@ using torch::Tensor;
 Tensor empty_weight(int64_t rows, int64_t columns, torch::Device device) {
   return torch::empty({rows, columns},
                       torch::TensorOptions().dtype(torch::kFloat32).device(device));
+}
+
+// Block 0 is unit 1.
+ParameterUsePtr use_of_blocks(const ParameterUsePtr& units) {
+  if (!units) return nullptr;
+  auto blocks = c10::make_intrusive<ParameterUse>();
+  blocks->before = [units](size_t block, bool forward) { units->before(block + 1, forward); };
+  blocks->after = [units](size_t block) { units->after(block + 1); };
+  return blocks;
 }
 
 }  // namespace
@@ -37,7 +47,11 @@ Tensor DecoderImpl::forward(const Tensor& tokens, torch::ScalarType dtype, KeyVa
   if (rotary_.cosine.device() != tokens.device()) {
     rotary_ = {rotary_.cosine.to(tokens.device()), rotary_.sine.to(tokens.device())};
   }
-  const Tensor embedded = torch::embedding(embed_tokens, tokens).to(dtype);  // [B, T, C]
+  Tensor embedded;  // [B, T, C]
+  {
+    const InUse in_use(use, 0, /*forward=*/true);
+    embedded = torch::embedding(embed_tokens, tokens).to(dtype);
+  }
   std::vector<StackBlock> blocks;
   for (size_t layer = 0; layer < layers_.size(); ++layer) {
     KeyValueCache* const cache = caches != nullptr ? &caches->at(layer) : nullptr;
@@ -45,7 +59,7 @@ Tensor DecoderImpl::forward(const Tensor& tokens, torch::ScalarType dtype, KeyVa
                           const BlockState& below) mutable { return block(below, rotary, cache); },
                       layers_[layer]->parameters()});
   }
-  return norm_(stack.forward(blocks, embedded));
+  return norm_(stack.forward(blocks, embedded, use_of_blocks(use)));
 }
 
 CausalLMImpl::CausalLMImpl(ModelConfig config, torch::Device device) : config_(std::move(config)) {
@@ -73,13 +87,33 @@ const Tensor& CausalLMImpl::head_weight() const {
   return config_.tie_embeddings ? model_->embed_tokens : lm_head_weight_;
 }
 
+size_t CausalLMImpl::head_unit() const {
+  return config_.tie_embeddings ? 0 : static_cast<size_t>(config_.num_layers) + 1;
+}
+
+std::vector<std::vector<std::pair<std::string, Tensor>>> CausalLMImpl::parameter_units() const {
+  std::vector<std::vector<std::pair<std::string, Tensor>>> units(
+      static_cast<size_t>(config_.num_layers) + 2);
+  const std::string block_prefix = "model.layers.";
+  for (const auto& item : named_parameters()) {
+    size_t unit = item.key().starts_with("model.embed_tokens.") ? 0 : units.size() - 1;
+    if (item.key().starts_with(block_prefix)) {
+      unit = 1 + std::stoul(item.key().substr(block_prefix.size()));
+    }
+    units[unit].emplace_back(item.key(), item.value());
+  }
+  return units;
+}
+
 Tensor CausalLMImpl::forward(const Tensor& tokens, KeyValueCaches* caches) {
-  const Tensor hidden = model_(tokens, compute_dtype_, caches);    // [B, T, C]
+  const Tensor hidden = model_(tokens, compute_dtype_, caches);  // [B, T, C]
+  const InUse in_use(model_->use, head_unit(), /*forward=*/true);
   return torch::linear(hidden, head_weight().to(compute_dtype_));  // [B, T, V]
 }
 
 Tensor CausalLMImpl::loss(const Tensor& tokens, const Tensor& targets) {
   const Tensor hidden = model_(tokens, compute_dtype_, nullptr);  // [B, T, C]
+  const InUse in_use(model_->use, head_unit(), /*forward=*/true);
   return linear_cross_entropy(hidden.flatten(0, 1), head_weight(), targets.reshape({-1}));
 }
 

@@ -70,23 +70,26 @@ void draw_normal(torch::Tensor tensor, double std) {
   fill_normal(std::move(tensor), std, seed, 0);
 }
 
-void initialize(torch::nn::Module& model, const ModelConfig& config, uint64_t seed) {
+void initialize_parameter(torch::Tensor parameter, const std::string& name,
+                          const ModelConfig& config, uint64_t seed) {
   const torch::NoGradGuard no_grad;
+  if (name.ends_with(".beta")) {
+    parameter.fill_(config.beta_init);
+  } else if (name.ends_with("norm.weight")) {
+    parameter.fill_(1.0);
+  } else if (name.ends_with(".A") || name.ends_with(".B")) {
+    const bool is_A = name.ends_with(".A");
+    const int64_t in = parameter.size(0), r = parameter.size(is_A ? 1 : 0);
+    const auto stds = low_rank_stds(in, r, config.init_std, low_rank_init(config, name));
+    fill_normal(parameter, is_A ? stds.A : stds.B, seed, stream_of(name));
+  } else {
+    fill_normal(parameter, config.init_std, seed, stream_of(name));
+  }
+}
+
+void initialize(torch::nn::Module& model, const ModelConfig& config, uint64_t seed) {
   for (auto& item : model.named_parameters()) {
-    const std::string& name = item.key();
-    torch::Tensor parameter = item.value();
-    if (name.ends_with(".beta")) {
-      parameter.fill_(config.beta_init);
-    } else if (name.ends_with("norm.weight")) {
-      parameter.fill_(1.0);
-    } else if (name.ends_with(".A") || name.ends_with(".B")) {
-      const bool is_A = name.ends_with(".A");
-      const int64_t in = parameter.size(0), r = parameter.size(is_A ? 1 : 0);
-      const auto stds = low_rank_stds(in, r, config.init_std, low_rank_init(config, name));
-      fill_normal(parameter, is_A ? stds.A : stds.B, seed, stream_of(name));
-    } else {
-      fill_normal(parameter, config.init_std, seed, stream_of(name));
-    }
+    initialize_parameter(item.value(), item.key(), config, seed);
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "recompute/parameter_use.h"
 #include "recompute/stack_run.h"
 
 namespace crnet {
@@ -61,22 +62,32 @@ double RecomputeDrift::worst() const {
   return worst;
 }
 
-Tensor BlockStack::forward(const std::vector<StackBlock>& blocks, const Tensor& hidden) {
+Tensor BlockStack::forward(const std::vector<StackBlock>& blocks, const Tensor& hidden,
+                           const ParameterUsePtr& use) {
   BlockState state{hidden, {}};
-  if (!plan_.is_active() || !at::GradMode::is_enabled()) {
-    for (const auto& block : blocks) state = block.forward(state);
+  if (!at::GradMode::is_enabled()) {
+    for (size_t block = 0; block < blocks.size(); ++block) {
+      const InUse in_use(use, block, /*forward=*/true);
+      state = blocks[block].forward(state);
+    }
+    return state.hidden;
+  }
+  if (!plan_.is_active()) {
+    for (size_t block = 0; block < blocks.size(); ++block) {
+      state = call_with_graph(blocks[block], block, state, use);
+    }
     return state.hidden;
   }
   if (plan_.blocks.size() != blocks.size()) {
     throw Error(format("[recompute] expected a plan for %zu blocks, got one for %zu", blocks.size(),
                        plan_.blocks.size()));
   }
-  const auto run = c10::make_intrusive<StackRun>(plan_, blocks, replayed_, drift_);
+  const auto run = c10::make_intrusive<StackRun>(plan_, blocks, use, replayed_, drift_);
   if (checks_next_) run->checked_block = block_to_check_;
   checks_next_ = false;
   for (size_t block = 0; block < blocks.size(); ++block) {
     if (plan_.blocks[block].graph) {
-      state = blocks[block].forward(state);
+      state = call_with_graph(blocks[block], block, state, use);
       run->hold_outputs(block, state);
     } else {
       state = apply_rebuilt(run, block, state);

@@ -7,11 +7,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <optional>
 #include <utility>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "recompute/parameter_use.h"
 
 namespace crnet {
 namespace {
@@ -73,11 +75,12 @@ class HooksAside {
 
 }  // namespace
 
-StackRun::StackRun(RecomputePlan plan, std::vector<StackBlock> blocks,
+StackRun::StackRun(RecomputePlan plan, std::vector<StackBlock> blocks, ParameterUsePtr use,
                    std::set<BlockStack::Span> replayed, std::shared_ptr<RecomputeDrift> drift)
     : plan(std::move(plan)),
       blocks(std::move(blocks)),
       replayed(std::move(replayed)),
+      use_(std::move(use)),
       records_(this->blocks.size()),
       drift_(std::move(drift)) {}
 
@@ -98,6 +101,7 @@ BlockState StackRun::forward(size_t block, at::TensorList inputs) {
   record.num_outputs_below = below.outputs.size();
   const auto version = below.hidden._version();
   const Tape::Run running(record.tape);
+  const InUse in_use(use_, block, /*forward=*/true);
   BlockState above = blocks[block].forward(below);
   if (below.hidden._version() != version) refuse(block, "not to change its input in place");
   keep(block, below, above);
@@ -211,15 +215,19 @@ bool StackRun::is_replayed(size_t block, size_t projection) const {
 // Outputs of the block below, to call `block` with: kept, replayed, or to be inverted by the
 // projection's own backward pass, one after the other, as Y of this block goes.
 tensor_list StackRun::outputs_below(size_t block, std::vector<Later>& later) {
+  std::vector<size_t> replayed_ones;
+  for (size_t i = 0; i < records_[block].num_outputs_below; ++i) {
+    if (output(block - 1, i).defined() || is_replayed(block - 1, i)) replayed_ones.push_back(i);
+  }
+  replay_up_to(block - 1, replayed_ones);
   tensor_list outputs;
   for (size_t i = 0; i < records_[block].num_outputs_below; ++i) {
-    if (!output(block - 1, i).defined() && !is_replayed(block - 1, i)) {
+    if (output(block - 1, i).defined()) {
+      outputs.push_back(leaf(output(block - 1, i)));
+    } else {
       later.push_back(invert_later(block, i));
       outputs.push_back(placeholder_like(output(block, i)).requires_grad_());
-      continue;
     }
-    replay_up_to(block - 1, i);
-    outputs.push_back(leaf(output(block - 1, i)));
   }
   return outputs;
 }
@@ -234,23 +242,35 @@ StackRun::Later StackRun::invert_later(size_t block, size_t projection) {
   return e.products.y_prev;
 }
 
-// Does nothing where the outputs are there.
-void StackRun::replay_up_to(size_t block, size_t projection) {
-  size_t start = block;
-  while (!output(start, projection).defined()) {
-    if (start-- == 0) throw Error("[recompute] expected kept outputs below, got none");
-  }
-  for (size_t next = start + 1; next <= block; ++next) {
-    TapeEntry& e = entry(next, projection);
-    if (!e.products.low.defined()) {
-      throw Error(
-          format("[recompute] expected a plan that keeps outputs or X A of block %zu, got "
-                 "neither",
-                 next + 1));
+// Does nothing where the outputs are there. Block by block, so that each has its parameters in use
+// once.
+void StackRun::replay_up_to(size_t block, const std::vector<size_t>& projections) {
+  if (projections.empty()) return;
+  std::vector<size_t> starts;  // by projection: the block whose output is there
+  for (const size_t i : projections) {
+    size_t& start = starts.emplace_back(block);
+    while (!output(start, i).defined()) {
+      if (start-- == 0) throw Error("[recompute] expected kept outputs below, got none");
     }
-    e.products.y = replay_low_rank_residual(e.products.low, e.B, output(next - 1, projection),
-                                            e.beta, e.epsilon);
   }
+  const size_t lowest = *std::min_element(starts.begin(), starts.end());
+  for (size_t next = lowest + 1; next <= block; ++next) {
+    const InUse in_use(use_, next, /*forward=*/true);
+    for (size_t i = 0; i < projections.size(); ++i) {
+      if (next > starts[i]) replay(next, projections[i]);
+    }
+  }
+}
+
+void StackRun::replay(size_t block, size_t projection) {
+  TapeEntry& e = entry(block, projection);
+  if (!e.products.low.defined()) {
+    throw Error(
+        format("[recompute] expected a plan that keeps outputs or X A of block %zu, got neither",
+               block + 1));
+  }
+  e.products.y = replay_low_rank_residual(e.products.low, e.B, output(block - 1, projection),
+                                          e.beta, e.epsilon);
 }
 
 void StackRun::measure_drift(size_t block) {
@@ -279,8 +299,11 @@ tensor_list StackRun::backward(size_t block, const tensor_list& gradients) {
   }
 
   // 1. The outputs of this block and of the one below: kept, replayed, or inverted on the way.
+  const InUse in_use(use_, block, /*forward=*/false);
   if (plan.blocks[block].products) {
-    for (size_t i = 0; i + 1 < gradients.size(); ++i) replay_up_to(block, i);
+    std::vector<size_t> all(gradients.size() - 1);
+    std::iota(all.begin(), all.end(), size_t{0});
+    replay_up_to(block, all);
   }
   std::vector<Later> later;
   const BlockState below{leaf(record.hidden), outputs_below(block, later)};

@@ -15,8 +15,8 @@ namespace crnet {
 /// Blocks count from 0 here. Shared by the nodes of its rebuilt blocks.
 class StackRun : public torch::CustomClassHolder {
  public:
-  StackRun(RecomputePlan plan, std::vector<StackBlock> blocks, std::set<BlockStack::Span> replayed,
-           std::shared_ptr<RecomputeDrift> drift);
+  StackRun(RecomputePlan plan, std::vector<StackBlock> blocks, ParameterUsePtr use,
+           std::set<BlockStack::Span> replayed, std::shared_ptr<RecomputeDrift> drift);
 
   /// Calls a block without a graph; keeps what the plan says. `inputs`: the hidden state, the
   /// outputs below, the parameters.
@@ -51,10 +51,12 @@ class StackRun : public torch::CustomClassHolder {
   using Later = c10::intrusive_ptr<LaterTensor>;
   std::vector<torch::Tensor> outputs_below(size_t block, std::vector<Later>& later);
   [[nodiscard]] Later invert_later(size_t block, size_t projection);
-  void replay_up_to(size_t block, size_t projection);
+  void replay_up_to(size_t block, const std::vector<size_t>& projections);
+  void replay(size_t block, size_t projection);
   void measure_drift(size_t block);
   void release(size_t block);
 
+  const ParameterUsePtr use_;
   std::vector<Record> records_;
   std::vector<std::vector<double>> c_;  // of every block and projection, where the plan inverts
   std::vector<torch::Tensor> truth_;    // true outputs of the checked block

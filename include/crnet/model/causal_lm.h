@@ -7,6 +7,8 @@
 #include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/pimpl.h>
 
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "crnet/model/block.h"
@@ -27,6 +29,7 @@ class DecoderImpl : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& tokens, torch::ScalarType dtype,
                         KeyValueCaches* caches = nullptr);
 
+  ParameterUsePtr use;         ///< by unit; see CausalLMImpl::parameter_units()
   torch::Tensor embed_tokens;  ///< [V, C]
   BlockStack stack;            ///< how the blocks' activations are kept
 
@@ -37,9 +40,10 @@ class DecoderImpl : public torch::nn::Module {
 };
 TORCH_MODULE(Decoder);
 
-/// A LLaMA-style causal language model in one of three architectures. Parameters are fp32 (the
-/// master weights) and named as Hugging Face names LLaMA's: model.layers.0.self_attn.q_proj.weight,
-/// or ….A, ….B and ….beta. Activations are of the compute dtype.
+/// A LLaMA-style causal language model in one of three architectures. Parameters are fp32 (master
+/// weights; those of two dimensions may be given the compute dtype later) and named as Hugging Face
+/// names LLaMA's: model.layers.0.self_attn.q_proj.weight, or ….A, ….B and ….beta. Activations are
+/// of the compute dtype.
 ///
 /// The parameters are not set by construction: call initialize() (model/init.h) or load them.
 class CausalLMImpl : public torch::nn::Module {
@@ -53,6 +57,14 @@ class CausalLMImpl : public torch::nn::Module {
   /// Mean cross entropy in nats, fp32 scalar. tokens and targets int64 [B, T]; targets of
   /// kIgnoredTarget do not count. All logits are never in memory at once.
   torch::Tensor loss(const torch::Tensor& tokens, const torch::Tensor& targets);
+
+  /// The parameters that are used together, with their names: first the embedding, then each block,
+  /// last the final norm and the head (where it is not the embedding).
+  [[nodiscard]] std::vector<std::vector<std::pair<std::string, torch::Tensor>>> parameter_units()
+      const;
+  /// `use` is called around every use of a unit from now on: matrices may have their values then
+  /// alone. Null for none.
+  void set_parameter_use(ParameterUsePtr use) { model_->use = std::move(use); }
 
   /// Activations and products in this dtype from now on: kFloat32 (the default), kBFloat16, or
   /// kFloat64 after `to(kFloat64)`.
@@ -73,6 +85,8 @@ class CausalLMImpl : public torch::nn::Module {
   [[nodiscard]] const torch::Tensor& head_weight() const;
 
  private:
+  [[nodiscard]] size_t head_unit() const;
+
   ModelConfig config_;
   torch::ScalarType compute_dtype_ = torch::kFloat32;
   Decoder model_{nullptr};

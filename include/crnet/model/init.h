@@ -29,9 +29,13 @@ void fill_normal(torch::Tensor tensor, double std, uint64_t seed, uint64_t strea
 /// tensor is left alone.
 void draw_normal(torch::Tensor tensor, double std);
 
-/// Sets every parameter of a model that is named as in the files (see CausalLM) from `seed` and its
-/// own name: norms 1, beta `beta_init`, embeddings, head and full-rank matrices normal with
-/// `init_std`, A and B as `low_rank_init` says (kProduct in CoLA and in a low-rank first block).
+/// Sets a parameter, named as in the files (see CausalLM), from `seed` and its name: norms 1, beta
+/// `beta_init`, embeddings, head and full-rank matrices normal with `init_std`, A and B as
+/// `low_rank_init` says (kProduct in CoLA and in a low-rank first block).
+void initialize_parameter(torch::Tensor parameter, const std::string& name,
+                          const ModelConfig& config, uint64_t seed);
+
+/// The same for every parameter of a model.
 void initialize(torch::nn::Module& model, const ModelConfig& config, uint64_t seed);
 
 }  // namespace crnet

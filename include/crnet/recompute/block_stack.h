@@ -1,6 +1,7 @@
 // A stack of blocks whose activations are kept or rebuilt as a plan says.
 #pragma once
 
+#include <torch/custom_class.h>
 #include <torch/types.h>
 
 #include <cstdint>
@@ -33,6 +34,15 @@ struct StackBlock {
   std::vector<torch::Tensor> parameters;  ///< all that forward reads and that want a gradient
 };
 
+/// Called around every use of what a block's parameters hold, which may be absent in between: in
+/// the forward pass, in the backward pass (not `forward`), and where outputs are replayed. A block
+/// counts from 0, and may be in use several times at once.
+struct ParameterUse : torch::CustomClassHolder {
+  std::function<void(size_t block, bool forward)> before;
+  std::function<void(size_t block)> after;
+};
+using ParameterUsePtr = c10::intrusive_ptr<ParameterUse>;
+
 /// How far rebuilt outputs were from the true ones.
 struct RecomputeDrift {
   int64_t block = 0;             ///< from 1
@@ -63,8 +73,10 @@ class BlockStack {
 
   /// The hidden state [like `hidden`] after the last block. Where gradients are off, and with a
   /// plan that keeps everything, the blocks are simply called. Throws Error where the plan is of
-  /// another number of blocks, and where a block breaks the rules of StackBlock.
-  torch::Tensor forward(const std::vector<StackBlock>& blocks, const torch::Tensor& hidden);
+  /// another number of blocks, and where a block breaks the rules of StackBlock. `use`, where
+  /// given, is kept for the backward pass.
+  torch::Tensor forward(const std::vector<StackBlock>& blocks, const torch::Tensor& hidden,
+                        const ParameterUsePtr& use = nullptr);
 
   [[nodiscard]] const RecomputePlan& plan() const { return plan_; }
 
