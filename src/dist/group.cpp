@@ -22,6 +22,8 @@ using std::chrono::seconds;
 constexpr std::chrono::milliseconds kBetweenLooks{500};
 constexpr seconds kAlive{30};
 
+const c10::intrusive_ptr<c10d::ProcessGroup> kNoGroup;
+
 // What gather() carries for run_together(): this, or the kind of an exception and its text.
 constexpr const char *kWorked = "ok", *kMistake = "U", *kFailure = "E";
 
@@ -51,6 +53,10 @@ ProcessGroups connect(const StorePtr& store, const Launch& launch, const DistCon
                "several hosts GLOO_SOCKET_IFNAME names the network interface",
                launch.rank, launch.world_size, short_text(failure).c_str()));
   }
+}
+
+std::string posted_key(const std::string& key, int rank) {
+  return format("posted/%s/%d", key.c_str(), rank);
 }
 
 }  // namespace
@@ -97,8 +103,15 @@ std::string Group::backend() const {
 }
 
 const c10::intrusive_ptr<c10d::ProcessGroup>& Group::handle() const {
-  static const c10::intrusive_ptr<c10d::ProcessGroup> kNone;
-  return state_ ? state_->groups.tensors : kNone;
+  return state_ ? state_->groups.tensors : kNoGroup;
+}
+
+const c10::intrusive_ptr<c10d::ProcessGroup>& Group::shard_handle() const {
+  return state_ ? state_->groups.shard : kNoGroup;
+}
+
+const c10::intrusive_ptr<c10d::ProcessGroup>& Group::replica_handle() const {
+  return state_ ? state_->groups.replicas : kNoGroup;
 }
 
 void Group::at_step(int64_t step, double usual_seconds) {
@@ -168,6 +181,34 @@ std::vector<std::string> Group::gather(const std::string& text, std::string_view
     state_->monitor->ask(
         [own = key(number - 1, rank())](c10d::Store& asked) { return asked.deleteKey(own); });
   });
+  return texts;
+}
+
+void Group::post(const std::string& key, const std::string& text) {
+  if (!state_) return;
+  state_->monitor->ask([own = posted_key(key, rank()), text](c10d::Store& store) {
+    store.set(own, to_bytes(text));
+    return true;
+  });
+}
+
+std::vector<std::string> Group::collect(const std::string& key, const std::stop_token& stop) {
+  std::vector<std::string> keys, texts;
+  for (int rank = 0; rank < size(); ++rank) keys.push_back(posted_key(key, rank));
+  const auto deadline = std::chrono::steady_clock::now() + state_->slow_timeout;
+  while (!state_->monitor->ask([keys](c10d::Store& store) { return store.check(keys); })) {
+    if (stop.stop_requested() || std::chrono::steady_clock::now() > deadline) {
+      throw Error(
+          format("[dist] expected %s from all processes, got it from some only", key.c_str()));
+    }
+    std::this_thread::sleep_for(kBetweenLooks);
+  }
+  const auto all = state_->monitor->ask([keys](c10d::Store& store) {
+    auto values = store.multiGet(keys);
+    for (const auto& taken : keys) store.deleteKey(taken);
+    return values;
+  });
+  for (const auto& bytes : all) texts.push_back(to_text(bytes));
   return texts;
 }
 

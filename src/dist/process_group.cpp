@@ -13,6 +13,7 @@
 #endif
 
 #include <cstdlib>
+#include <string>
 
 #include "crnet/core/error.h"
 
@@ -23,13 +24,15 @@ using Group = c10::intrusive_ptr<c10d::ProcessGroup>;
 using BackendType = c10d::ProcessGroup::BackendType;
 using std::chrono::milliseconds;
 
-StorePtr part_of(const StorePtr& store, const char* prefix) {
-  return c10::make_intrusive<c10d::PrefixStore>(prefix, store);
-}
+// A part of the run's processes, and this one's place in it.
+struct Members {
+  std::string name;  // of the part, the same on all of its processes alone
+  int rank, size;
+};
 
-Group with_backend(const StorePtr& store, const Launch& launch, torch::DeviceType device,
+Group with_backend(const StorePtr& store, const Members& members, torch::DeviceType device,
                    BackendType type, const c10::intrusive_ptr<c10d::Backend>& backend) {
-  auto group = c10::make_intrusive<c10d::ProcessGroup>(store, launch.rank, launch.world_size);
+  auto group = c10::make_intrusive<c10d::ProcessGroup>(store, members.rank, members.size);
   group->setDefaultBackend(type);
   group->setBackend(device, type, backend);
   return group;
@@ -47,26 +50,27 @@ std::shared_ptr<::gloo::transport::Device> gloo_device(const Launch& launch) {
   return c10d::ProcessGroupGloo::createDefaultDevice();
 }
 
-Group make_gloo(const StorePtr& store, const Launch& launch, milliseconds timeout) {
-  const StorePtr own = part_of(store, "gloo");
+Group make_gloo(const StorePtr& store, const Launch& launch, const Members& members,
+                milliseconds timeout) {
+  const StorePtr own = c10::make_intrusive<c10d::PrefixStore>("gloo" + members.name, store);
   auto options = c10d::ProcessGroupGloo::Options::create(timeout);
   options->devices.push_back(gloo_device(launch));
   return with_backend(
-      own, launch, torch::kCPU, BackendType::GLOO,
-      c10::make_intrusive<c10d::ProcessGroupGloo>(own, launch.rank, launch.world_size, options));
+      own, members, torch::kCPU, BackendType::GLOO,
+      c10::make_intrusive<c10d::ProcessGroupGloo>(own, members.rank, members.size, options));
 }
 
 #ifdef CRNET_NCCL
-Group make_nccl(const StorePtr& store, const Launch& launch, milliseconds timeout) {
-  const StorePtr own = part_of(store, "nccl");
+Group make_nccl(const StorePtr& store, const Members& members, milliseconds timeout) {
+  const StorePtr own = c10::make_intrusive<c10d::PrefixStore>("nccl" + members.name, store);
   auto options = c10d::ProcessGroupNCCL::Options::create();
   options->timeout = timeout;
   return with_backend(
-      own, launch, torch::kCUDA, BackendType::NCCL,
-      c10::make_intrusive<c10d::ProcessGroupNCCL>(own, launch.rank, launch.world_size, options));
+      own, members, torch::kCUDA, BackendType::NCCL,
+      c10::make_intrusive<c10d::ProcessGroupNCCL>(own, members.rank, members.size, options));
 }
 #else
-Group make_nccl(const StorePtr&, const Launch&, milliseconds) {
+Group make_nccl(const StorePtr&, const Members&, milliseconds) {
   throw UsageError(
       "[dist] dist.backend: expected gloo, since crnet was built without NCCL, got nccl; build it "
       "where LibTorch has CUDA and nccl.h is installed");
@@ -74,6 +78,10 @@ Group make_nccl(const StorePtr&, const Launch&, milliseconds) {
 #endif
 
 }  // namespace
+
+int shard_size(const DistConfig& config, int world_size) {
+  return config.shard_group == 0 ? world_size : static_cast<int>(config.shard_group);
+}
 
 ProcessGroups make_process_groups(const StorePtr& store, const Launch& launch,
                                   const DistConfig& config, torch::Device device) {
@@ -83,14 +91,31 @@ ProcessGroups make_process_groups(const StorePtr& store, const Launch& launch,
         "cuda, or dist.backend auto");
   }
   const milliseconds timeout = std::chrono::seconds(config.timeout_s);
-  ProcessGroups groups;
-  groups.control = make_gloo(store, launch, timeout);
   const bool nccl = device.is_cuda() && config.backend != Backend::kGloo;
+  // Gloo takes tensors of a GPU through the CPU.
+  const auto gloo = [&](const Members& members) {
+    Group group = make_gloo(store, launch, members, timeout);
+    if (device.is_cuda()) {
+      group->setBackend(torch::kCUDA, BackendType::GLOO, group->getBackend(torch::kCPU));
+    }
+    return group;
+  };
+  const auto make = [&](const Members& members) {
+    return nccl ? make_nccl(store, members, timeout) : gloo(members);
+  };
+  const Members all{"", launch.rank, launch.world_size};
+  ProcessGroups groups;
   groups.backend = nccl ? "nccl" : "gloo";
-  groups.tensors = nccl ? make_nccl(store, launch, timeout) : groups.control;
-  if (!nccl && device.is_cuda()) {  // Gloo takes tensors of a GPU through the CPU
-    groups.control->setBackend(torch::kCUDA, BackendType::GLOO,
-                               groups.control->getBackend(torch::kCPU));
+  groups.control = gloo(all);
+  groups.tensors = nccl ? make(all) : groups.control;
+  if (config.shard == Sharding::kNone) return groups;
+  const int size = shard_size(config, launch.world_size);
+  const int shard = launch.rank / size, place = launch.rank % size;
+  const int num_shards = launch.world_size / size;
+  groups.shard =
+      num_shards == 1 ? groups.tensors : make({"/shard/" + std::to_string(shard), place, size});
+  if (num_shards > 1) {
+    groups.replicas = make({"/replicas/" + std::to_string(place), shard, num_shards});
   }
   return groups;
 }

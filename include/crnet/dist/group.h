@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <stop_token>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -72,6 +73,17 @@ class Group {
   void communicate(std::string_view what, const std::function<void()>& work);
   /// What c10d's own classes take; null in a group of one process.
   [[nodiscard]] const c10::intrusive_ptr<c10d::ProcessGroup>& handle() const;
+  /// Of the processes among which parameters are split (DistConfig::shard_group), and of those that
+  /// have the same part of them; null where there is nothing to split, and no other with that part.
+  [[nodiscard]] const c10::intrusive_ptr<c10d::ProcessGroup>& shard_handle() const;
+  [[nodiscard]] const c10::intrusive_ptr<c10d::ProcessGroup>& replica_handle() const;
+
+  /// For a thread in the background, while the others are used: leaves a text for a key.
+  void post(const std::string& key, const std::string& text);
+  /// Waits until every process has posted for `key`, and takes the texts, by rank. Called on one
+  /// process. Throws Error after DistConfig::slow_timeout_s, and where `stop` asks to stop.
+  [[nodiscard]] std::vector<std::string> collect(const std::string& key,
+                                                 const std::stop_token& stop);
 
   /// Where this process stands, for the others to tell if it is lost; and how long a step takes
   /// usually, in seconds: the first process warns, with the name of the latest, of one that takes

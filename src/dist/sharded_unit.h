@@ -1,0 +1,79 @@
+// Parameters that are gathered, reduced and updated at once, split over the processes of a group.
+#pragma once
+
+#include <torch/types.h>
+
+#include <string>
+#include <vector>
+
+#include "crnet/dist/data_parallel.h"
+#include "crnet/interop/tensor_pieces.h"
+#include "dist/collectives.h"
+
+namespace crnet {
+
+/// Its parameters lie end to end in one buffer, each at a multiple of 64 elements, padded so that
+/// all processes of the group have equal parts. Of the fp32 master weights and of the gradients'
+/// mean a process has its own part alone; the weights that are computed with, in the unit's dtype,
+/// are gathered from the parts.
+class ShardedUnit {
+ public:
+  /// Takes over the parameters: their values become undefined, their memory is the unit's.
+  /// `releases`: whether the gathered weights are given up between uses.
+  ShardedUnit(const ParameterUnit& unit, ProcessGroupPtr group, torch::Device device,
+              bool releases);
+
+  /// This process's part of the master weights, without the padding; views.
+  [[nodiscard]] const std::vector<TensorPiece>& pieces() const { return pieces_; }
+  [[nodiscard]] torch::Tensor& master() { return master_; }
+  [[nodiscard]] const std::string& parameter_name(size_t member) const {
+    return members_[member].name;
+  }
+  [[nodiscard]] size_t num_parameters() const { return members_.size(); }
+  [[nodiscard]] const torch::Tensor& parameter(size_t member) const {
+    return members_[member].parameter;
+  }
+
+  /// Starts to gather the weights from the masters, unless that is under way or done.
+  void start_gather();
+  void wait_for_weights();
+  void release_weights();
+  /// The masters have new values.
+  void forget_weights() { is_gathered_ = false; }
+
+  /// Takes a parameter's gradient, which is one term of a sum over micro-batches, away from it.
+  /// With the last parameter of the last micro-batch the sum over the processes starts, in `wire`.
+  void take_gradient(size_t member, bool last_micro_batch, torch::ScalarType wire);
+  /// Waits for that sum: this process's part, fp32.
+  [[nodiscard]] torch::Tensor wait_for_gradient();
+  /// Hands the mean to the pieces, as their gradients.
+  void set_gradient(const torch::Tensor& gradient);
+  [[nodiscard]] bool has_all_gradients() const { return sum_.is_running(); }
+
+ private:
+  struct Member {
+    std::string name;
+    torch::Tensor parameter;
+    std::vector<int64_t> shape;
+    int64_t offset, count;
+  };
+  void lay_out(const ParameterUnit& unit);
+  void make_pieces();
+  [[nodiscard]] torch::Tensor own_part(const torch::Tensor& whole) const;
+  [[nodiscard]] torch::Tensor of_member(const torch::Tensor& whole, const Member& member) const;
+
+  const ProcessGroupPtr group_;
+  const bool releases_;
+  std::vector<Member> members_;
+  int64_t part_ = 0;       // elements of a process
+  torch::Tensor weights_;  // [size · part], in the unit's dtype
+  torch::Tensor master_;   // [part], fp32
+  std::vector<TensorPiece> pieces_;
+  bool is_gathered_ = false;
+  WorkPtr gather_;
+  torch::Tensor gradients_;  // [size · part], of the micro-batches so far
+  size_t num_taken_ = 0;     // parameters, in this micro-batch
+  ScatteredSum sum_;
+};
+
+}  // namespace crnet
