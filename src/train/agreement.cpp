@@ -1,6 +1,7 @@
 #include "train/agreement.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
 #include <vector>
@@ -8,11 +9,41 @@
 #include "config/json.h"
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "crnet/core/log.h"
+#include "crnet/dist/data_parallel.h"
 
 namespace crnet {
 
-void check_batch_for(const LoadedConfig<RunConfig>& loaded, int num_processes) {
+namespace {
+
+// Nothing, and why, where any process finds its part of the files damaged.
+std::optional<Checkpoint> open_together(Group& group, const std::string& folder,
+                                        std::string& failure) {
+  std::optional<Checkpoint> checkpoint;
+  std::string own;
+  try {
+    checkpoint = open_checkpoint(folder, group.rank(), group.size());
+  } catch (const Error& error) {
+    own = error.what();
+  }
+  for (const auto& found : group.gather(own, "the checkpoint's files")) {
+    if (failure.empty()) failure = found;
+  }
+  return failure.empty() ? std::move(checkpoint) : std::nullopt;
+}
+
+}  // namespace
+
+void check_processes(const LoadedConfig<RunConfig>& loaded, int num_processes) {
   const RunConfig& config = loaded.config;
+  const int64_t shard_group = config.dist.shard_group;
+  if (is_sharded(config.dist, num_processes) && shard_group > 0 &&
+      num_processes % shard_group != 0) {
+    throw UsageError(
+        loaded.problem("dist.shard_group",
+                       format("expected 0 or a divisor of the number of processes (%d), got %ld",
+                              num_processes, static_cast<long>(shard_group))));
+  }
   const int64_t at_once = config.micro_batch_tokens() * num_processes;
   if (config.train.global_batch_tokens % at_once == 0) return;
   throw UsageError(loaded.problem(
@@ -40,17 +71,29 @@ void agree_on_settings(Group& group, const RunConfig& config, const Runtime& run
 RunStart agree_on_start(Group& group, const RunFolder& folder, const std::string& resume,
                         const DataIndex& data, CheckpointStore& store, detail::Descriptor& lock) {
   group.expect_same({{"data", data.content_hash()}, {"--resume", resume}});
-  RunStart start = group.together("find where to start", [&]() -> RunStart {
+  const auto found = group.together("find where to start", [&]() -> std::vector<std::string> {
     if (!group.is_first()) return {};
     lock = folder.lock_if_there();
-    return find_start(folder, resume, store);
+    return find_candidates(folder, resume, store);
   });
-  const std::string chosen =
-      group.gather(start.checkpoint ? start.checkpoint->folder.string() : "", "the start")[0];
-  return group.together("open the checkpoint", [&] {
-    if (!group.is_first() && !chosen.empty()) start.checkpoint = open_checkpoint(chosen);
-    return std::move(start);
-  });
+  const auto candidates =
+      nlohmann::json::parse(group.gather(nlohmann::json(found).dump(), "the start")[0]);
+  RunStart start;
+  for (const std::string candidate : candidates) {
+    std::string failure;
+    start.checkpoint = open_together(group, candidate, failure);
+    if (start.checkpoint) return start;
+    if (resume != "auto") throw Error(failure);
+    store.refuse(candidate);
+    start.refusals.push_back("refused the checkpoint " +
+                             std::filesystem::path(candidate).filename().string() + ": " + failure);
+  }
+  if (candidates.empty()) return start;
+  if (group.is_first()) {
+    for (const auto& line : start.refusals) log::warn(line);
+  }
+  throw Error("[train] --resume auto: expected a sound checkpoint in " +
+              folder.checkpoints().string() + ", got none; start anew in another train.run_dir");
 }
 
 RunPlan agree_on_plan(Group& group, const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,

@@ -15,14 +15,16 @@
 namespace crnet {
 
 /// Throws UsageError, with the place of the key, where so many processes cannot share a global
-/// batch.
-void check_batch_for(const LoadedConfig<RunConfig>& loaded, int num_processes);
+/// batch, or the parameters.
+void check_processes(const LoadedConfig<RunConfig>& loaded, int num_processes);
 
 /// Throws UsageError where a setting, or what it resolves to, is not the same on all processes.
 void agree_on_settings(Group& group, const RunConfig& config, const Runtime& runtime);
 
-/// The first process holds the folder, in `lock`, and chooses as find_start() does; the others open
-/// what it chose. Throws what find_start() throws, and UsageError where data or `resume` differ.
+/// The first process holds the folder, in `lock`, and finds the candidates; all check the files of
+/// each together, a part on every process, until one is sound. Throws what find_candidates()
+/// throws, UsageError where data or `resume` differ, and Error where no candidate is sound (the
+/// refusals are logged then).
 RunStart agree_on_start(Group& group, const RunFolder& folder, const std::string& resume,
                         const DataIndex& data, CheckpointStore& store, detail::Descriptor& lock);
 

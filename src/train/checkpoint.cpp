@@ -38,40 +38,17 @@ fs::path temporary_beside(const fs::path& folder) {
   return folder.parent_path() / format("%s%s", kTemporaryPrefix, folder.filename().c_str());
 }
 
-/// A folder that is gone when the scope ends, unless it was renamed.
-class TemporaryFolder {
- public:
-  explicit TemporaryFolder(fs::path path) : path_(std::move(path)) { fs::create_directory(path_); }
-  ~TemporaryFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
+// Another process's files: a cheap look that they are on this process's disk too.
+void expect_files(const fs::path& folder, const FileDigests& files) {
+  for (const auto& [name, digest] : files) {
+    std::error_code absent;
+    if (fs::file_size(folder / name, absent) == digest.bytes && !absent) continue;
+    throw Error(
+        format("expected %s with %llu bytes, got %s; train.run_dir has to be on a disk that "
+               "all processes share",
+               (folder / name).c_str(), static_cast<unsigned long long>(digest.bytes),
+               absent ? "no such file" : "another size"));
   }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-
-  [[nodiscard]] const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
-void write_files(const fs::path& folder, const CheckpointContent& content) {
-  detail::Manifest manifest{content.state, {}};
-  // Readers of Hugging Face's models look for this entry.
-  const Metadata metadata{{"format", "pt"}};
-  auto& files = manifest.files;
-  files[detail::kModelFile] =
-      save_safetensors(folder / detail::kModelFile, content.model, metadata);
-  files[detail::kOptimizerFile] =
-      save_safetensors(folder / detail::kOptimizerFile, content.optimizer, metadata);
-  if (!content.tokenizer.empty()) {
-    files[detail::kTokenizerFile] =
-        copy_durably(content.tokenizer, folder / detail::kTokenizerFile);
-  }
-  OutputFile file(folder / detail::kManifestFile);
-  file.write(detail::encode_manifest(manifest));
-  file.close();
-  sync_folder(folder);
 }
 
 /// Swaps two folders in one step where the file system can, so that there is a checkpoint of this
@@ -114,6 +91,14 @@ void verify_file(const fs::path& path, const FileDigest& expected) {
   }
 }
 
+TensorFiles open_files(const Checkpoint& checkpoint, const char* kind) {
+  std::vector<fs::path> paths;
+  for (const auto& [name, digest] : checkpoint.files) {
+    if (detail::is_file_of(kind, name)) paths.push_back(checkpoint.folder / name);
+  }
+  return TensorFiles(paths);
+}
+
 /// Under its own name a checkpoint is whole, also while it is being removed.
 void remove_checkpoint(const fs::path& folder) {
   const auto renamed = temporary_beside(folder);
@@ -123,12 +108,12 @@ void remove_checkpoint(const fs::path& folder) {
 
 }  // namespace
 
-SafetensorsFile Checkpoint::model() const {
-  return SafetensorsFile(folder / detail::kModelFile);
+TensorFiles Checkpoint::model() const {
+  return open_files(*this, detail::kModel);
 }
 
-SafetensorsFile Checkpoint::optimizer() const {
-  return SafetensorsFile(folder / detail::kOptimizerFile);
+TensorFiles Checkpoint::optimizer() const {
+  return open_files(*this, detail::kOptimizer);
 }
 
 fs::path Checkpoint::tokenizer() const {
@@ -140,15 +125,28 @@ fs::path Checkpoint::tokenizer() const {
   return path;
 }
 
-Checkpoint open_checkpoint(const fs::path& folder) {
+Checkpoint open_checkpoint(const fs::path& folder, int part, int parts) {
   try {
     auto manifest = detail::read_manifest(folder);
-    for (const auto& [name, digest] : manifest.files) verify_file(folder / name, digest);
-    return {folder, std::move(manifest.state)};
+    int number = 0;
+    for (const auto& [name, digest] : manifest.files) {
+      if (number++ % parts == part) verify_file(folder / name, digest);
+    }
+    return {folder, std::move(manifest.state), std::move(manifest.files)};
   } catch (const fs::filesystem_error& failure) {
     throw Error(
         format("[checkpoint] expected to read %s, got: %s", folder.c_str(), failure.what()));
   }
+}
+
+FileDigests write_share(const fs::path& folder, const CheckpointContent& content, int part,
+                        int parts, const std::stop_token& stop) {
+  const auto model = detail::file_of(detail::kModel, part, parts);
+  const auto optimizer = detail::file_of(detail::kOptimizer, part, parts);
+  FileDigests files;
+  files[model] = save_pieces(folder / model, content.model, stop);
+  files[optimizer] = save_pieces(folder / optimizer, content.optimizer, stop);
+  return files;
 }
 
 CheckpointStore::CheckpointStore(fs::path folder, int64_t keep_last, int64_t keep_every)
@@ -161,23 +159,61 @@ CheckpointStore::CheckpointStore(fs::path folder, int64_t keep_last, int64_t kee
   }
 }
 
-fs::path CheckpointStore::save(const CheckpointContent& content) {
-  const auto target = folder_ / step_name(content.state.step);
+template <class Work>
+auto CheckpointStore::saving(int64_t step, const Work& work) const {
   try {
-    fs::create_directories(folder_);
-    remove_leftovers();
-    const TemporaryFolder temporary(temporary_beside(target));
-    write_files(temporary.path(), content);
-    publish(temporary.path(), target);
+    return work();
   } catch (const std::exception& failure) {
+    abandon(step);
     throw Error(
         format("[checkpoint] expected to save %s, got: %s; earlier checkpoints are "
                "untouched",
-               target.c_str(), failure.what()));
+               target(step).c_str(), failure.what()));
   }
-  refused_.erase(target);
-  prune(content.state.step);
-  return target;
+}
+
+fs::path CheckpointStore::target(int64_t step) const {
+  return folder_ / step_name(step);
+}
+
+fs::path CheckpointStore::prepare(int64_t step) const {
+  return saving(step, [&] {
+    fs::create_directories(folder_);
+    remove_leftovers();
+    auto temporary = temporary_beside(target(step));
+    fs::create_directory(temporary);
+    return temporary;
+  });
+}
+
+fs::path CheckpointStore::commit(const CheckpointContent& content, FileDigests files) {
+  const auto step = content.state.step;
+  const auto temporary = temporary_beside(target(step));
+  saving(step, [&] {
+    expect_files(temporary, files);
+    if (!content.tokenizer.empty()) {
+      files[detail::kTokenizerFile] =
+          copy_durably(content.tokenizer, temporary / detail::kTokenizerFile);
+    }
+    detail::write_manifest(temporary, {content.state, std::move(files)});
+    publish(temporary, target(step));
+  });
+  abandon(step);  // one of that step that was there before has its name now
+  refused_.erase(target(step));
+  prune(step);
+  return target(step);
+}
+
+void CheckpointStore::abandon(int64_t step) const {
+  std::error_code ignored;
+  fs::remove_all(temporary_beside(target(step)), ignored);
+}
+
+fs::path CheckpointStore::save(const CheckpointContent& content) {
+  const auto temporary = prepare(content.state.step);
+  return commit(content, saving(content.state.step, [&] {
+                  return write_share(temporary, content, /*part=*/0, /*parts=*/1);
+                }));
 }
 
 std::vector<fs::path> CheckpointStore::list() const {
@@ -199,7 +235,7 @@ std::optional<Checkpoint> CheckpointStore::newest_sound(
     try {
       return open_checkpoint(*folder);
     } catch (const Error& failure) {
-      refused_.insert(*folder);
+      refuse(*folder);
       warn("refused the checkpoint " + folder->filename().string() + ": " + failure.what());
     }
   }

@@ -1,5 +1,6 @@
 #include "train/checkpoint_manifest.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "crnet/core/error.h"
@@ -11,7 +12,8 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kFormat = "crnet-checkpoint";
-constexpr int kFormatVersion = 1;
+// Version 1 had one file of a kind; it reads as this one.
+constexpr int kFormatVersion = 2;
 
 /// The hash of the manifest itself, which protects it as it protects the other files. It is taken
 /// of the values and not of the text, so that reformatting the file is harmless.
@@ -65,15 +67,17 @@ TrainState decode_state(const json& root) {
   return state;
 }
 
-std::map<std::string, FileDigest> decode_files(const json& listed) {
-  std::map<std::string, FileDigest> files;
+FileDigests decode_files(const json& listed) {
+  FileDigests files;
   for (const auto& [name, entry] : listed.items()) {
     // A manifest speaks of its own folder alone.
     if (name.find('/') != std::string::npos) throw Error("expected plain file names, got " + name);
     files[name] = {entry.at("bytes").get<uint64_t>(), entry.at("xxh3").get<std::string>()};
   }
-  for (const char* name : {kModelFile, kOptimizerFile}) {
-    if (!files.contains(name)) throw Error(std::string("expected it to list ") + name);
+  for (const char* kind : {kModel, kOptimizer}) {
+    const bool has = std::any_of(files.begin(), files.end(),
+                                 [&](const auto& file) { return is_file_of(kind, file.first); });
+    if (!has) throw Error(format("expected it to list %s.safetensors or its shards", kind));
   }
   return files;
 }
@@ -84,9 +88,10 @@ Manifest decode_manifest(const std::string& text) {
     throw Error(std::string("expected the format ") + kFormat + ", got another file");
   }
   const int version = root.at("format_version").get<int>();
-  if (version != kFormatVersion) {
-    throw Error(format("expected format version %d, got %d, which another version of crnet wrote",
-                       kFormatVersion, version));
+  if (version < 1 || version > kFormatVersion) {
+    throw Error(
+        format("expected format version 1 to %d, got %d, which another version of crnet wrote",
+               kFormatVersion, version));
   }
   if (root.at("checksum") != checksum_of(root)) {
     throw Error("expected the contents of its own checksum, got others: it was changed");
@@ -95,6 +100,15 @@ Manifest decode_manifest(const std::string& text) {
 }
 
 }  // namespace
+
+bool is_file_of(const std::string& kind, const std::string& name) {
+  return name.starts_with(kind + ".") && name.ends_with(".safetensors");
+}
+
+std::string file_of(const std::string& kind, int part, int parts) {
+  if (parts == 1) return kind + ".safetensors";
+  return kind + format(".shard-%05d-of-%05d.safetensors", part, parts);
+}
 
 std::string encode_manifest(const Manifest& manifest) {
   const TrainState& state = manifest.state;
@@ -110,6 +124,13 @@ std::string encode_manifest(const Manifest& manifest) {
   }
   root["checksum"] = checksum_of(root);
   return root.dump(2) + "\n";
+}
+
+void write_manifest(const std::filesystem::path& folder, const Manifest& manifest) {
+  OutputFile file(folder / kManifestFile);
+  file.write(encode_manifest(manifest));
+  file.close();
+  sync_folder(folder);
 }
 
 Manifest read_manifest(const std::filesystem::path& folder) {

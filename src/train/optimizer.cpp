@@ -6,6 +6,18 @@
 #include <cmath>
 
 namespace crnet {
+namespace {
+
+using Buckets = std::vector<std::vector<TensorPiece>>;
+
+Buckets one_bucket(const torch::OrderedDict<std::string, torch::Tensor>& parameters) {
+  Buckets buckets(1);
+  for (const auto& item : parameters) buckets[0].push_back(whole_piece(item.key(), item.value()));
+  return buckets;
+}
+
+}  // namespace
+
 bool has_weight_decay(const std::string& name) {
   return !name.ends_with("norm.weight") && !name.ends_with("beta") &&
          !name.ends_with("embed_tokens.weight");
@@ -13,14 +25,20 @@ bool has_weight_decay(const std::string& name) {
 
 AdamW::AdamW(const torch::OrderedDict<std::string, torch::Tensor>& parameters,
              const OptimizerConfig& config)
-    : config_(config), groups_{{config.weight_decay, {}}, {0.0, {}}} {
-  for (const auto& item : parameters) {
-    groups_[has_weight_decay(item.key()) ? 0 : 1].members.push_back(parameters_.size());
-    names_.push_back(item.key());
-    parameters_.push_back(item.value());
-    exp_avgs_.push_back(torch::zeros_like(item.value()));
-    exp_avg_sqs_.push_back(torch::zeros_like(item.value()));
-    steps_.push_back(torch::zeros({}, item.value().options().requires_grad(false)));
+    : AdamW(one_bucket(parameters), config) {}
+
+AdamW::AdamW(Buckets buckets, const OptimizerConfig& config) : config_(config) {
+  for (size_t bucket = 0; bucket < buckets.size(); ++bucket) {
+    Group decays{bucket, config.weight_decay, {}}, stays{bucket, 0.0, {}};
+    for (auto& piece : buckets[bucket]) {
+      (has_weight_decay(piece.name) ? decays : stays).members.push_back(pieces_.size());
+      exp_avgs_.push_back(torch::zeros_like(piece.values));
+      exp_avg_sqs_.push_back(torch::zeros_like(piece.values));
+      steps_.push_back(torch::zeros({}, piece.values.options().requires_grad(false)));
+      pieces_.push_back(std::move(piece));
+    }
+    groups_.push_back(std::move(decays));
+    groups_.push_back(std::move(stays));
   }
   updates_ = torch::zeros({}, torch::kInt64);
 }
@@ -28,8 +46,8 @@ AdamW::AdamW(const torch::OrderedDict<std::string, torch::Tensor>& parameters,
 double AdamW::clip_grad_norm(double max_norm, int64_t num_accumulated,
                              const std::function<double(double)>& agree) {
   std::vector<torch::Tensor> gradients;
-  for (const auto& p : parameters_) {
-    if (p.grad().defined()) gradients.push_back(p.grad());
+  for (const auto& piece : pieces_) {
+    if (piece.values.grad().defined()) gradients.push_back(piece.values.grad());
   }
   const auto count = static_cast<double>(num_accumulated);
   gradient_scale_ = count;
@@ -44,9 +62,13 @@ double AdamW::clip_grad_norm(double max_norm, int64_t num_accumulated,
   return norm;
 }
 
-void AdamW::step(double lr) {
+void AdamW::step(double lr, const OnUpdate& on_update) {
   const torch::NoGradGuard no_grad;
-  for (const auto& group : groups_) step_group(group, lr);
+  for (size_t i = 0; i < groups_.size(); ++i) {
+    step_group(groups_[i], lr);
+    const bool is_last = i + 1 == groups_.size() || groups_[i + 1].bucket != groups_[i].bucket;
+    if (is_last && on_update) on_update(groups_[i].bucket);
+  }
   updates_ += 1;
   gradient_scale_ = 1;
 }
@@ -54,9 +76,9 @@ void AdamW::step(double lr) {
 void AdamW::step_group(const Group& group, double lr) {
   std::vector<torch::Tensor> parameters, gradients, exp_avgs, exp_avg_sqs, steps;
   for (const size_t i : group.members) {
-    if (!parameters_[i].grad().defined()) continue;
-    parameters.push_back(parameters_[i]);
-    gradients.push_back(parameters_[i].grad());
+    if (!pieces_[i].values.grad().defined()) continue;
+    parameters.push_back(pieces_[i].values);
+    gradients.push_back(pieces_[i].values.grad());
     exp_avgs.push_back(exp_avgs_[i]);
     exp_avg_sqs.push_back(exp_avg_sqs_[i]);
     steps.push_back(steps_[i]);
@@ -72,21 +94,31 @@ void AdamW::step_group(const Group& group, double lr) {
 
 void AdamW::zero_grad() {
   gradient_scale_ = 1;
-  for (auto& p : parameters_) p.mutable_grad().reset();
+  for (auto& piece : pieces_) piece.values.mutable_grad().reset();
 }
 
-NamedTensors AdamW::state() const {
-  NamedTensors tensors = {{"updates", updates_}};
-  for (size_t i = 0; i < names_.size(); ++i) {
-    tensors.emplace_back("exp_avg." + names_[i], exp_avgs_[i]);
-    tensors.emplace_back("exp_avg_sq." + names_[i], exp_avg_sqs_[i]);
+std::vector<TensorPiece> AdamW::state() const {
+  std::vector<TensorPiece> state = {whole_piece("updates", updates_)};
+  for (size_t i = 0; i < pieces_.size(); ++i) {
+    const TensorPiece& piece = pieces_[i];
+    state.push_back({"exp_avg." + piece.name, exp_avgs_[i], piece.shape, piece.begin});
+    state.push_back({"exp_avg_sq." + piece.name, exp_avg_sqs_[i], piece.shape, piece.begin});
   }
-  return tensors;
+  return state;
 }
 
 void AdamW::state_loaded() {
   const auto updates = static_cast<double>(updates_.item<int64_t>());
   for (auto& step : steps_) step.fill_(updates);
+}
+
+std::vector<TensorSpec> AdamW::state_specs(const std::vector<TensorSpec>& parameters) {
+  std::vector<TensorSpec> specs = {{"updates", {}, torch::kInt64}};
+  for (const auto& parameter : parameters) {
+    specs.push_back({"exp_avg." + parameter.name, parameter.shape, parameter.dtype});
+    specs.push_back({"exp_avg_sq." + parameter.name, parameter.shape, parameter.dtype});
+  }
+  return specs;
 }
 
 }  // namespace crnet

@@ -1,11 +1,8 @@
 #include "train/run_start.h"
 
-#include <utility>
-
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"
 #include "crnet/core/format.h"
-#include "crnet/core/log.h"
 
 namespace crnet {
 namespace {
@@ -13,14 +10,14 @@ namespace {
 // A run goes on in its own folder from its newest checkpoint, or in a new folder from any: else a
 // later `--resume auto` would take an abandoned continuation, or another run, for the newest state.
 void refuse_to_fork(const RunFolder& folder, const CheckpointStore& store,
-                    const Checkpoint& chosen) {
+                    const std::filesystem::path& chosen) {
   if (!folder.is_used()) return;
   const auto saved = store.list();
   std::error_code failure;
-  if (!saved.empty() && std::filesystem::equivalent(saved.back(), chosen.folder, failure)) return;
+  if (!saved.empty() && std::filesystem::equivalent(saved.back(), chosen, failure)) return;
   throw UsageError("[train] --resume: expected the newest checkpoint of the run in " +
                    folder.path.string() + (saved.empty() ? "" : ", " + saved.back().string()) +
-                   ", got " + chosen.folder.string() +
+                   ", got " + chosen.string() +
                    "; go on from that one in a new folder with --set train.run_dir=FOLDER");
 }
 
@@ -63,7 +60,8 @@ RunData open_data(const LoadedConfig<RunConfig>& loaded) {
   return data;
 }
 
-RunStart find_start(const RunFolder& folder, const std::string& resume, CheckpointStore& store) {
+std::vector<std::string> find_candidates(const RunFolder& folder, const std::string& resume,
+                                         const CheckpointStore& store) {
   if (resume.empty()) {
     if (!folder.is_used()) return {};
     throw UsageError("[train] train.run_dir: expected a new folder, got " + folder.path.string() +
@@ -75,19 +73,12 @@ RunStart find_start(const RunFolder& folder, const std::string& resume, Checkpoi
       throw UsageError("[train] --resume: expected auto or a checkpoint's folder, got " + resume +
                        ", which is no folder");
     }
-    Checkpoint chosen = open_checkpoint(resume);
-    refuse_to_fork(folder, store, chosen);
-    return {std::move(chosen), {}};
+    refuse_to_fork(folder, store, resume);
+    return {resume};
   }
-  RunStart start;
-  start.checkpoint =
-      store.newest_sound([&](std::string_view line) { start.refusals.emplace_back(line); });
-  if (!start.checkpoint && !store.list().empty()) {
-    for (const auto& line : start.refusals) log::warn(line);
-    throw Error("[train] --resume auto: expected a sound checkpoint in " +
-                folder.checkpoints().string() + ", got none; start anew in another train.run_dir");
-  }
-  return start;
+  std::vector<std::string> newest_first;
+  for (const auto& saved : store.list()) newest_first.insert(newest_first.begin(), saved.string());
+  return newest_first;
 }
 
 }  // namespace crnet

@@ -29,8 +29,9 @@ struct RunStart {
   std::vector<std::string> refusals;     ///< newer checkpoints that are damaged, a line for each
 };
 
-/// What TrainOptions::resume asks for. Throws UsageError where the folder does not allow it, Error
-/// where no checkpoint is sound (the refusals are logged then).
-RunStart find_start(const RunFolder& folder, const std::string& resume, CheckpointStore& store);
+/// The checkpoints that TrainOptions::resume allows to start from, best first, not verified; none
+/// where the run starts anew. Throws UsageError where the folder does not allow it.
+std::vector<std::string> find_candidates(const RunFolder& folder, const std::string& resume,
+                                         const CheckpointStore& store);
 
 }  // namespace crnet

@@ -12,7 +12,6 @@
 #include "crnet/core/format.h"
 #include "crnet/core/log.h"
 #include "crnet/core/version.h"
-#include "crnet/model/init.h"
 #include "crnet/train/saved_model.h"
 #include "train/run_plan.h"
 
@@ -81,24 +80,35 @@ void refuse_other_data(const Checkpoint& checkpoint, const std::string& path,
                    now + "); name those data, prepare them as they were, or start a new run");
 }
 
-}  // namespace
-
-RunState::RunState(const RunConfig& config, const Runtime& runtime, RecomputePlan plan)
-    : model(config.model, runtime.device), optimizer(model->named_parameters(), config.optimizer) {
-  model->set_compute_dtype(runtime.compute_dtype);
-  model->set_recompute(std::move(plan));
+NamedTensors buffers_of(const CausalLMImpl& model) {
+  NamedTensors buffers;
+  for (const auto& item : model.named_buffers()) buffers.emplace_back(item.key(), item.value());
+  return buffers;
 }
 
-void RunState::start(uint64_t seed) {
-  initialize(*model, seed);
+}  // namespace
+
+RunState::RunState(const RunConfig& config, const Runtime& runtime, RecomputePlan plan,
+                   Group& group)
+    : ParallelModel(config.model, config.dist, runtime, group),
+      optimizer(parallel->pieces(), config.optimizer) {
+  model->set_recompute(std::move(plan));
 }
 
 void RunState::restore(const Checkpoint& checkpoint, const RunConfig& config,
                        const DataIndex& data) {
   refuse_another_model(checkpoint, config.model);
   refuse_other_data(checkpoint, config.data.path, data);
-  load_into_named(checkpoint.model(), model_tensors(*model));
-  load_into_named(checkpoint.optimizer(), optimizer.state());
+  const TensorFiles weights = checkpoint.model(), moments = checkpoint.optimizer();
+  auto weight_specs = specs();
+  for (const auto& [name, buffer] : buffers_of(*model)) {
+    weight_specs.push_back({name, buffer.sizes().vec(), buffer.scalar_type()});
+  }
+  weights.expect(weight_specs);
+  moments.expect(AdamW::state_specs(specs()));
+  for (const auto& p : pieces()) weights.read(p.name, p.begin, p.values);
+  for (const auto& [name, buffer] : buffers_of(*model)) weights.read(name, 0, buffer);
+  for (const auto& p : optimizer.state()) moments.read(p.name, p.begin, p.values);
   optimizer.state_loaded();
   const TrainState& state = checkpoint.state;
   step = state.step;
@@ -115,10 +125,19 @@ void RunState::restore(const Checkpoint& checkpoint, const RunConfig& config,
 
 CheckpointContent RunState::capture(const RunConfig& config, const Runtime& runtime,
                                     const DataIndex& data, const std::filesystem::path& tokenizer,
-                                    int num_processes) const {
+                                    const Group& group) const {
   CheckpointContent content;
-  content.model = model_tensors(*model);
-  content.optimizer = optimizer.state();
+  const auto own_share = [&](const std::vector<TensorPiece>& pieces) {
+    return share_of(pieces, parallel->copy(), parallel->copies());
+  };
+  const auto moments = optimizer.state();  // "updates" first
+  content.model = own_share(pieces());
+  content.optimizer = own_share({moments.begin() + 1, moments.end()});
+  if (group.is_first()) {
+    content.optimizer.push_back(moments.front());
+    const auto buffers = whole_pieces(buffers_of(*model));
+    content.model.insert(content.model.end(), buffers.begin(), buffers.end());
+  }
   content.tokenizer = tokenizer;
   TrainState& state = content.state;
   state.step = step;
@@ -137,7 +156,7 @@ CheckpointContent RunState::capture(const RunConfig& config, const Runtime& runt
                      {"data", data.content_hash()},
                      {"precision", dtype_name(runtime.compute_dtype)},
                      {"threads", runtime.threads},
-                     {"processes", num_processes},
+                     {"processes", group.size()},
                      {"device", runtime.device.str()}}
                     .dump();
   return content;

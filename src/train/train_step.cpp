@@ -20,21 +20,21 @@ StepResult train_step(CausalLMImpl& model, torch::Device device, Loader& loader,
   }
   const double loss = loss_sum.item<double>();
 
-  // 2. The norm of their mean, which sets the clipping: the first process's, so that not even a
-  // last bit can part the weights. What is not finite on one is so on all.
+  // 2. The norm of their mean, which sets the clipping: of the pieces of all processes. What is not
+  // finite on one is so on all.
   const auto agree = [&](double norm) {
-    const auto sums = group.sum({loss, plan.wants_to_stop ? 1.0 : 0.0,
-                                 group.is_first() ? norm : 0.0, std::isfinite(norm) ? 0.0 : 1.0},
-                                "the loss");
+    const auto sums = group.sum({loss, plan.wants_to_stop ? 1.0 : 0.0, norm * norm}, "the loss");
     result.loss = sums[0] / static_cast<double>(group.size() * plan.num_micro_batches);
     result.stops = sums[1] > 0;
-    return sums[3] > 0 ? std::nan("") : sums[2];
+    return std::sqrt(sums[2] / data_parallel.copies());
   };
   result.grad_norm = optimizer.clip_grad_norm(plan.clip_norm, plan.num_micro_batches, agree);
 
   // 3. The update, unless something is not finite: then neither weights nor moments may see it.
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
-  if (!result.skipped) optimizer.step(plan.lr);
+  if (!result.skipped) {
+    optimizer.step(plan.lr, [&](size_t bucket) { data_parallel.updated(bucket); });
+  }
 
   // 4. Room for the next step.
   optimizer.zero_grad();

@@ -9,7 +9,6 @@
 #include "crnet/core/file.h"
 #include "crnet/core/format.h"
 #include "crnet/core/log.h"
-#include "crnet/dist/data_parallel.h"
 #include "crnet/dist/group.h"
 #include "crnet/model/costs.h"
 #include "crnet/train/evaluate.h"
@@ -17,6 +16,7 @@
 #include "crnet/train/schedule.h"
 #include "crnet/train/stop_signal.h"
 #include "train/agreement.h"
+#include "train/checkpoint_saver.h"
 #include "train/run_folder.h"
 #include "train/run_plan.h"
 #include "train/run_start.h"
@@ -47,12 +47,12 @@ class TrainingRun {
         store_(folder_.checkpoints(), config_.checkpoint.keep_last, config_.checkpoint.keep_every),
         start_(agree_on_start(group_, folder_, options.resume, data_.train.index(), store_, lock_)),
         plan_(agree_on_plan(group_, loaded, runtime_, start_.checkpoint)),
-        state_(config_, runtime_, plan_.plan),
-        data_parallel_(group_, state_.model->parameters(), config_.dist),
+        state_(config_, runtime_, plan_.plan, group_),
+        saver_(group_, store_, config_.checkpoint.background),
         peak_flops_(measure_peak_flops(runtime_)) {
     report_refusals();
     group_.together("load the weights", [&] { load_weights(); });
-    data_parallel_.broadcast(state_.model->parameters());
+    state_.parallel->synchronize();
   }
   TrainingRun(const TrainingRun&) = delete;
   TrainingRun& operator=(const TrainingRun&) = delete;
@@ -68,11 +68,12 @@ class TrainingRun {
   StepMetrics one_step();
   void validate();
   void save();
-  std::string try_to_save();
+  void finish_save();
+  void report(const SaveOutcome& outcome) const;
   void report_recompute(const std::set<BlockStack::Span>& replayed_before, bool checks_drift,
                         StepMetrics& metrics) const;
   void report_drift(const RecomputeDrift& drift, StepMetrics& metrics) const;
-  void stop_on_bad_steps(const StepMetrics& metrics) const;
+  void stop_on_bad_steps(const StepMetrics& metrics);
   void say_how_it_ended() const;
   [[nodiscard]] bool is_due(int64_t every) const {
     return every > 0 && state_.step % every == 0 && state_.step < config_.train.steps;
@@ -101,7 +102,7 @@ class TrainingRun {
   const RunStart start_;
   const RunPlan plan_;
   RunState state_;
-  DataParallel data_parallel_;
+  CheckpointSaver saver_;
   const double peak_flops_;
   std::filesystem::path config_file_;
   std::optional<Loader> loader_;
@@ -110,14 +111,13 @@ class TrainingRun {
   double usual_seconds_ = 0;  // of a step
   bool stops_ = false;        // as all processes have agreed
   TrainSummary summary_;
-  std::string failed_save_;
 };
 
 void TrainingRun::load_weights() {
   if (start_.checkpoint) {
     state_.restore(*start_.checkpoint, config_, data_.train.index());
   } else {
-    state_.start(static_cast<uint64_t>(config_.train.seed));
+    state_.initialize(static_cast<uint64_t>(config_.train.seed));
   }
 }
 
@@ -200,6 +200,7 @@ TrainSummary TrainingRun::run() {
     const StepMetrics metrics = one_step();
     if (metrics_) metrics_->write(metrics);
     if (progress_) progress_->show(metrics);
+    if (const auto outcome = saver_.ended()) report(*outcome);
     stop_on_bad_steps(metrics);
     if (is_due(config_.train.eval_every) && !stops_) validate();
     // In a row of bad steps the weights are in doubt: the sound checkpoints stay.
@@ -208,10 +209,10 @@ TrainSummary TrainingRun::run() {
   summary_.stopped = state_.step < config_.train.steps;
   if (!summary_.stopped) validate();
   save();
+  finish_save();
   progress_.reset();
   summary_.steps = state_.step;
   summary_.skipped_steps = state_.skipped_steps;
-  if (!failed_save_.empty()) throw Error(failed_save_);
   say_how_it_ended();
   return summary_;
 }
@@ -248,7 +249,7 @@ StepMetrics TrainingRun::one_step() {
   const auto replayed_before = state_.model->stack().replayed();
   group_.at_step(state_.step + 1, usual_seconds_);
   const StepResult result = train_step(*state_.model, runtime_.device, *loader_, state_.optimizer,
-                                       group_, data_parallel_, plan);
+                                       group_, *state_.parallel, plan);
   stops_ = result.stops;
 
   const int64_t tokens = plan.num_micro_batches * config_.micro_batch_tokens() * group_.size();
@@ -317,7 +318,7 @@ void TrainingRun::report_drift(const RecomputeDrift& drift, StepMetrics& metrics
   }
 }
 
-void TrainingRun::stop_on_bad_steps(const StepMetrics& metrics) const {
+void TrainingRun::stop_on_bad_steps(const StepMetrics& metrics) {
   if (!metrics.skipped) return;
   log::warn(
       format("step %ld: loss %g, gradient norm %g: not finite, so the weights stay as they "
@@ -325,6 +326,7 @@ void TrainingRun::stop_on_bad_steps(const StepMetrics& metrics) const {
              static_cast<long>(metrics.step), metrics.loss, metrics.grad_norm,
              static_cast<long>(state_.bad_steps_in_a_row)));
   if (state_.bad_steps_in_a_row < config_.train.max_bad_steps) return;
+  if (const auto outcome = saver_.wait()) report(*outcome);
   const auto saved = store_.list();
   throw Error(
       format("[train] step %ld: expected a finite loss and gradient, got %ld updates in a row "
@@ -344,10 +346,12 @@ void TrainingRun::validate() {
   options.max_tokens = config_.train.eval_tokens;
   options.num_processes = group_.size();
   options.process = group_.rank();
+  options.in_step = state_.parallel->forward_communicates();
   bool cut_short = false;
   const EvalResult own = evaluate(*state_.model, runtime_.device, *data_.validation, options, [&] {
     cut_short = !stops_ && StopSignal::received() != 0;
-    return !cut_short;
+    if (!options.in_step) return !cut_short;
+    return group_.sum({cut_short ? 1.0 : 0.0}, "validation")[0] == 0;
   });
   const auto tokens = static_cast<double>(own.tokens);
   const auto sums = group_.sum({own.loss * tokens, tokens, cut_short ? 1.0 : 0.0}, "validation");
@@ -362,24 +366,12 @@ void TrainingRun::validate() {
   if (progress_) progress_->show(metrics);
 }
 
-// Writes a checkpoint; what went wrong, or nothing.
-std::string TrainingRun::try_to_save() {
-  try {
-    summary_.checkpoint = store_.save(
-        state_.capture(config_, runtime_, data_.train.index(), folder_.tokenizer(), group_.size()));
-    return "";
-  } catch (const std::exception& failure) {
-    // The weights are in memory still: a later save may find room.
-    log::error(failure.what());
-    return failure.what();
-  }
-}
-
-// All have the same weights: the first writes, and the others wait until it has.
+// Goes on while the checkpoint is written: what came of it is reported later.
 void TrainingRun::save() {
   note("saving");
   group_.at_step(state_.step, /*usual_seconds=*/0);
-  failed_save_ = group_.gather(group_.is_first() ? try_to_save() : "", "the checkpoint")[0];
+  if (const auto outcome = saver_.wait()) report(*outcome);
+  saver_.begin(state_.capture(config_, runtime_, data_.train.index(), folder_.tokenizer(), group_));
   if (!group_.is_first()) return;
   try {
     write_loss_svg(folder_.picture(), metrics_->curve(), "Loss: " + folder_.path.string());
@@ -388,10 +380,27 @@ void TrainingRun::save() {
   }
 }
 
+void TrainingRun::report(const SaveOutcome& outcome) const {
+  if (!group_.is_first()) return;
+  if (!outcome.failure.empty()) {
+    // The weights are in memory still: a later save may find room.
+    log::error(outcome.failure);
+    return;
+  }
+  log::info(format("saved %s: %s in %.2g s, for %.2g s of which training waited",
+                   outcome.folder.c_str(), format_bytes(static_cast<double>(outcome.bytes)).c_str(),
+                   outcome.seconds, outcome.wait_seconds));
+}
+
+void TrainingRun::finish_save() {
+  if (const auto outcome = saver_.wait()) report(*outcome);
+  summary_.checkpoint = saver_.latest();
+}
+
 }  // namespace
 
 TrainSummary train(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options) {
-  check_batch_for(loaded, options.launch.world_size);
+  check_processes(loaded, options.launch.world_size);
   const Runtime runtime = select_runtime(loaded.config.train, options.launch);
   Group group(options.launch, loaded.config.dist, runtime.device);
   try {

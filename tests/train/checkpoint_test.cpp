@@ -37,9 +37,10 @@ class CheckpointTest : public testing::Test {
   [[nodiscard]] CheckpointContent content(int64_t step) const {
     const auto value = static_cast<double>(step);
     CheckpointContent made;
-    made.model = {{"model.norm.weight", torch::full({64}, value)},
-                  {"lm_head.weight", torch::full({100, 64}, value, torch::kBFloat16)}};
-    made.optimizer = {{"exp_avg.lm_head.weight", torch::full({100, 64}, value)}};
+    made.model =
+        whole_pieces({{"model.norm.weight", torch::full({64}, value)},
+                      {"lm_head.weight", torch::full({100, 64}, value, torch::kBFloat16)}});
+    made.optimizer = whole_pieces({{"exp_avg.lm_head.weight", torch::full({100, 64}, value)}});
     made.state.step = step;
     made.state.samples_consumed = step * 16;
     made.state.tokens_seen = step * 4096;
@@ -91,7 +92,7 @@ void expect_all_is_step(const Checkpoint& checkpoint) {
   const auto step = static_cast<double>(checkpoint.state.step);
   for (const auto& file : {checkpoint.model(), checkpoint.optimizer()}) {
     for (const auto& name : file.names()) {
-      const auto expected = torch::full({1}, step, torch::TensorOptions(file.info(name).dtype));
+      const auto expected = torch::full({1}, step, torch::TensorOptions(file.spec(name).dtype));
       EXPECT_TRUE(file.load(name).eq(expected).all().item<bool>()) << name << " at step " << step;
     }
   }
@@ -100,7 +101,7 @@ void expect_all_is_step(const Checkpoint& checkpoint) {
 TEST_F(CheckpointTest, EverythingComesBackBitForBit) {
   auto saved = content(100);
   torch::manual_seed(3);
-  saved.model[0].second = torch::randn({64});
+  saved.model[0].values = torch::randn({64});
   saved.state.skipped_steps = 2;
   saved.state.rng_state = std::string("\0\x01\xff state", 9);
   saved.state.model_config = R"({"hidden":64})";
@@ -112,11 +113,11 @@ TEST_F(CheckpointTest, EverythingComesBackBitForBit) {
   const auto opened = open_checkpoint(folder);
   EXPECT_EQ(opened.state, saved.state);
   EXPECT_EQ(opened.folder, folder);
-  for (const auto& [name, tensor] : saved.model) {
-    EXPECT_TRUE(torch::equal(opened.model().load(name), tensor)) << name;
+  for (const auto& piece : saved.model) {
+    EXPECT_TRUE(torch::equal(opened.model().load(piece.name), piece.values)) << piece.name;
   }
-  for (const auto& [name, tensor] : saved.optimizer) {
-    EXPECT_TRUE(torch::equal(opened.optimizer().load(name), tensor)) << name;
+  for (const auto& piece : saved.optimizer) {
+    EXPECT_TRUE(torch::equal(opened.optimizer().load(piece.name), piece.values)) << piece.name;
   }
   EXPECT_EQ(read_text(opened.tokenizer()), "a tokenizer");
 }
@@ -174,11 +175,11 @@ TEST_F(CheckpointTest, MissingOrShortFileIsRefusedByName) {
 TEST_F(CheckpointTest, OtherFormatVersionIsRefused) {
   const auto folder = CheckpointStore(store_).save(content(100));
   auto text = read_text(folder / "manifest.json");
-  const std::string version = "\"format_version\": 1";
+  const std::string version = "\"format_version\": 2";
   ASSERT_NE(text.find(version), std::string::npos);
   text.replace(text.find(version), version.size(), "\"format_version\": 7");
   write_text_atomic(folder / "manifest.json", text);
-  EXPECT_TRUE(contains(open_error(folder), "expected format version 1, got 7"));
+  EXPECT_TRUE(contains(open_error(folder), "expected format version 1 to 2, got 7"));
 }
 
 TEST_F(CheckpointTest, NewestSoundFallsBackAndRemovesNothing) {

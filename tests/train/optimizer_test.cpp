@@ -92,11 +92,11 @@ TEST(AdamWUpdate, RestoredStateGoesOnToTheBit) {
     optimizer.step(1e-2);
   };
   for (int step = 0; step < 3; ++step) update(one, straight, step), update(*first, resumed, step);
-  NamedTensors saved;
-  for (const auto& [name, tensor] : first->state()) saved.emplace_back(name, tensor.clone());
+  std::vector<torch::Tensor> saved;
+  for (const auto& piece : first->state()) saved.push_back(piece.values.clone());
   AdamW second(resumed, config);
   auto target = second.state();
-  for (size_t i = 0; i < saved.size(); ++i) target[i].second.copy_(saved[i].second);
+  for (size_t i = 0; i < saved.size(); ++i) target[i].values.copy_(saved[i]);
   second.state_loaded();
   for (int step = 3; step < 6; ++step) update(one, straight, step), update(second, resumed, step);
   for (size_t i = 0; i < straight.size(); ++i) {

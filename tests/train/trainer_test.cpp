@@ -77,9 +77,11 @@ class TrainerTest : public ::testing::Test {
     CheckpointContent content;
     const auto checkpoint = open_checkpoint(folder);
     const auto model = checkpoint.model(), optimizer = checkpoint.optimizer();
-    for (const auto& name : model.names()) content.model.emplace_back(name, model.load(name));
+    for (const auto& name : model.names()) {
+      content.model.push_back(whole_piece(name, model.load(name)));
+    }
     for (const auto& name : optimizer.names()) {
-      content.optimizer.emplace_back(name, optimizer.load(name));
+      content.optimizer.push_back(whole_piece(name, optimizer.load(name)));
     }
     content.state = checkpoint.state;
     content.tokenizer = checkpoint.tokenizer();
@@ -264,8 +266,8 @@ TEST_F(TrainerTest, NonFiniteUpdatesAreSkippedAndEndTheRunWithoutOverwriting) {
   const auto sound = train(config("sound", {"train.steps=2", "checkpoint.every=1"}));
   // A checkpoint whose weights make every loss NaN, as a broken machine might.
   auto content = content_of(sound.checkpoint);
-  for (auto& [name, tensor] : content.model) {
-    if (name == "model.norm.weight") tensor.fill_(NAN);
+  for (auto& piece : content.model) {
+    if (piece.name == "model.norm.weight") piece.values.fill_(NAN);
   }
   CheckpointStore store(folder_ / "broken", 5);
   const auto broken = store.save(content);

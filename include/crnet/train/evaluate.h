@@ -15,6 +15,7 @@ struct EvalOptions {
   int64_t max_tokens = 0;         ///< 0: all there are
   int64_t num_processes = 1;      ///< that share the windows
   int64_t process = 0;            ///< which of them this is
+  bool in_step = false;           ///< all make as many forward passes: see DataParallel
 };
 
 struct EvalResult {

@@ -165,6 +165,7 @@ struct CheckpointConfig {
   int64_t every = 0;       ///< steps between checkpoints; 0: only at the end
   int64_t keep_last = 2;   ///< newest checkpoints that stay
   int64_t keep_every = 0;  ///< checkpoints at multiples of this step stay for good; 0: none
+  bool background = true;  ///< training goes on while a copy is written
 
   template <class Visitor>
   void visit_fields(Visitor&& visit) {
@@ -174,6 +175,9 @@ struct CheckpointConfig {
     visit(keep_every, {.name = "keep_every",
                        .help = "checkpoints at multiples of this step stay for good; 0: none",
                        .minimum = 0});
+    visit(background, {.name = "background",
+                       .help = "training goes on while a copy of the weights and the optimizer's "
+                               "state is written; false: it waits, without a copy"});
   }
 };
 
