@@ -8,12 +8,13 @@
 namespace crnet {
 namespace {
 
-constexpr std::array<Command, 7> kCommands = {{
+constexpr std::array<Command, 8> kCommands = {{
     {"prepare", run_prepare, "text to token shards, with a tokenizer given or trained"},
     {"train", run_train, "train a model as a configuration file says"},
     {"launch", run_launch, "train in several processes on this machine"},
     {"eval", run_eval, "perplexity of a checkpoint on prepared data"},
     {"generate", run_generate, "continue a prompt with a checkpoint"},
+    {"checkpoint", run_checkpoint, "verify checkpoints; bring one of many processes into one file"},
     {"plan", run_plan, "parameters, FLOPs and memory of a configuration"},
     {"config", run_config, "the resolved configuration, or the schema of all keys"},
 }};

@@ -14,6 +14,7 @@ int run_train(int argc, char** argv);
 int run_launch(int argc, char** argv);
 int run_eval(int argc, char** argv);
 int run_generate(int argc, char** argv);
+int run_checkpoint(int argc, char** argv);
 int run_plan(int argc, char** argv);
 int run_config(int argc, char** argv);
 
