@@ -5,6 +5,9 @@ file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/pch/torch_pch.cpp CONTENT "")
 add_library(crnet_torch_pch OBJECT ${CMAKE_BINARY_DIR}/pch/torch_pch.cpp)
 target_link_libraries(crnet_torch_pch PRIVATE LibTorch::LibTorch crnet_options)
 target_precompile_headers(crnet_torch_pch PRIVATE <torch/torch.h>)
+# What ccache takes for the header's contents: those differ from build to build, and are 700 MB.
+file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/CMakeFiles/crnet_torch_pch.dir/cmake_pch.hxx.gch.sum
+     CONTENT "${CMAKE_CXX_COMPILER_VERSION} ${LibTorch_VERSION} ${LibTorch_INCLUDE_DIR}")
 
 function(crnet_use_torch_pch target)
   target_link_libraries(${target} PRIVATE LibTorch::LibTorch)
