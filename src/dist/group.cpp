@@ -4,12 +4,14 @@
 #include <torch/csrc/distributed/c10d/ProcessGroup.hpp>
 
 #include <algorithm>
+#include <cstdlib>
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "crnet/core/log.h"
 #include "dist/meeting.h"
 #include "dist/monitor.h"
 #include "dist/process_group.h"
@@ -55,6 +57,15 @@ ProcessGroups connect(const StorePtr& store, const Launch& launch, const DistCon
   }
 }
 
+// Ends this process: its main thread waits on the device, for what will never come.
+void end_since_lost(const Launch& launch, const std::string& found) {
+  log::error(
+      format("[dist] process %d of %d: expected all processes to train, got: %s; start again "
+             "with --resume auto",
+             launch.rank, launch.world_size, found.c_str()));
+  std::_Exit(EXIT_FAILURE);
+}
+
 std::string posted_key(const std::string& key, int rank) {
   return format("posted/%s/%d", key.c_str(), rank);
 }
@@ -67,7 +78,11 @@ struct Group::State {
         groups(connect(meeting.store, launch, config, device)),
         monitor(std::make_unique<Monitor>(meeting, launch.rank)),
         timeout(config.timeout_s),
-        slow_timeout(config.slow_timeout_s) {}
+        slow_timeout(config.slow_timeout_s) {
+    if (groups.backend != "nccl") return;
+    monitor->watch(static_cast<int>(std::min(kAlive, timeout).count()),
+                   [launch](const std::string& found) { end_since_lost(launch, found); });
+  }
   std::vector<std::vector<uint8_t>> wait_for(const std::vector<std::string>& keys);
 
   Meeting meeting;

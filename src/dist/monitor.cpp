@@ -51,6 +51,12 @@ Monitor::~Monitor() {
   thread_.join();
 }
 
+void Monitor::watch(int patience, std::function<void(const std::string&)> on_lost) {
+  const std::lock_guard lock(mutex_);
+  patience_ = patience;
+  on_lost_ = std::move(on_lost);
+}
+
 void Monitor::at_step(int64_t step, double usual_seconds) {
   const std::lock_guard lock(mutex_);
   own_.step = step;
@@ -69,6 +75,7 @@ void Monitor::writes_reason(const std::string& reason) {
   {
     const std::lock_guard lock(mutex_);
     own_.reason = reason;
+    on_lost_ = nullptr;  // who goes now is not lost
     if (store_is_lost_) return;
   }
   try {
@@ -115,16 +122,48 @@ void Monitor::run() {
         std::unique_lock lock(mutex_);
         if (wake_.wait_for(lock, kBetweenBeats, [this] { return ends_; })) return;
       }
-      write_beat(*beats_);
-      if (rank_ != 0) continue;
-      try {
-        warn_if_slow();
-      } catch (const std::exception&) {  // others may still see this process's beats
-      }
+      beat();
     }
   } catch (const std::exception&) {
-    // The store is gone: the main thread will find out in its own next operation.
+    // The store is gone: the main thread will find out in its own next operation, if that ends.
+    give_up("lost: " + name_of(meeting_.members[0]) + ", which served the rendezvous");
   }
+}
+
+void Monitor::beat() {
+  write_beat(*beats_);
+  look_after_next();
+  if (rank_ != 0) return;
+  try {
+    warn_if_slow();
+  } catch (const std::exception&) {  // others may still see this process's beats
+  }
+}
+
+// One other process each, so that the store has as little to do for thousands. Counted in beats: a
+// job that is suspended as a whole must not take its processes for dead when it goes on.
+void Monitor::look_after_next() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!on_lost_) return;
+  }
+  if (beats_->check({kFoundKey})) return give_up(find_lost());
+  const auto next = (rank_ + 1) % meeting_.members.size();
+  const int64_t count = Json::parse(to_text(beats_->get(beat_key(next))))[0];
+  silent_beats_ = count == next_count_ ? silent_beats_ + 1 : 0;
+  next_count_ = count;
+  if (silent_beats_ > patience_) give_up(find_lost());
+}
+
+void Monitor::give_up(const std::string& found) {
+  std::function<void(const std::string&)> on_lost;
+  {
+    const std::lock_guard lock(mutex_);
+    on_lost = std::exchange(on_lost_, nullptr);
+  }
+  if (!on_lost) return;
+  if (rank_ == 0) std::this_thread::sleep_for(3 * kBetweenBeats);  // for others to read it
+  on_lost(found);
 }
 
 void Monitor::write_beat(c10d::Store& store) {

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <functional>
 #include <mutex>
 #include <string>
 #include <string_view>
@@ -23,6 +24,11 @@ class Monitor {
   ~Monitor();
   Monitor(const Monitor&) = delete;
   Monitor& operator=(const Monitor&) = delete;
+
+  /// For operations that do not end by themselves where a process is lost, as NCCL's: once the next
+  /// process by rank has written no beat while this one wrote `patience` (one a second), or another
+  /// process has found one lost, `on_lost` gets find_lost()'s clause, in this object's thread.
+  void watch(int patience, std::function<void(const std::string& found)> on_lost);
 
   /// A new step of training. `usual_seconds`: what one takes; 0: not known.
   void at_step(int64_t step, double usual_seconds);
@@ -60,6 +66,9 @@ class Monitor {
 
   [[noreturn]] void lose_store();
   void run();
+  void beat();
+  void look_after_next();
+  void give_up(const std::string& found);
   void write_beat(c10d::Store& store);
   void warn_if_slow();
   std::vector<Beat> read_beats();
@@ -72,16 +81,20 @@ class Monitor {
   // Opened while all is well: nobody answers a new connection to a process that is lost. One to
   // write beats by, one to read them.
   const StorePtr beats_, answers_;
-  std::mutex mutex_;  // of what follows, up to seen_
+  std::mutex mutex_;  // of what follows, up to patience_
   std::condition_variable wake_;
   bool ends_ = false, warned_ = false, store_is_lost_ = false;
   Beat own_;
+  std::function<void(const std::string&)> on_lost_;  // none: nobody is looked after
+  int patience_ = 0;
   struct Seen {
     int64_t count = 0;
     Clock::time_point since;
   };
   std::vector<Seen> seen_;  // of the main thread, as the next: by longest_silence()
   int64_t num_lost_ = 0;    // by find_lost()
+  int64_t next_count_ = 0;  // of the thread, as the next: the last beat of the next process,
+  int silent_beats_ = 0;    // and how many of this one's have been written since
   Clock::time_point step_began_;
   double usual_seconds_ = 0;
   std::thread thread_;

@@ -23,18 +23,26 @@ class GradientHook : public torch::autograd::PostAccumulateGradHook {
   std::function<void()> action_;
 };
 
-// Matrices by unit, then everything else as one more.
+// Sums that are under way at once: each holds a unit's gradients (by Gloo those of all processes as
+// well).
+constexpr size_t kSumsAtOnce = 2;
+
+// What is not a matrix, of all units, and then the matrices by unit. Every unit's use waits for the
+// first bucket, and only for it, so it is updated first.
 std::vector<ParameterUnit> with_small_apart(const std::vector<ParameterUnit>& units) {
-  std::vector<ParameterUnit> split;
-  ParameterUnit small;
+  std::vector<ParameterUnit> split(1);
   for (const auto& unit : units) {
-    auto& matrices = split.emplace_back(ParameterUnit{{}, unit.dtype});
+    ParameterUnit matrices{{}, unit.dtype};
     for (const auto& item : unit.parameters) {
-      (item.second.dim() > 1 ? matrices : small).parameters.push_back(item);
+      (item.second.dim() > 1 ? matrices : split[0]).parameters.push_back(item);
     }
+    split.push_back(std::move(matrices));
   }
-  split.push_back(std::move(small));
   return split;
+}
+
+size_t bucket_of(size_t unit) {
+  return unit + 1;
 }
 
 }  // namespace
@@ -46,31 +54,37 @@ ShardedParameters::ShardedParameters(Group& group, const std::vector<ParameterUn
       wire_(config.gradients == GradientPrecision::kBf16 ? torch::kBFloat16 : torch::kFloat32),
       uses_(units.size()) {
   const auto split = with_small_apart(units);
-  units_.reserve(split.size());
-  for (size_t unit = 0; unit < split.size(); ++unit) {
-    const bool is_small = unit + 1 == split.size();
-    units_.emplace_back(split[unit], group.shard_handle(), device, releases_ && !is_small);
-    add_hooks(unit);
+  buckets_.reserve(split.size());
+  for (size_t bucket = 0; bucket < split.size(); ++bucket) {
+    buckets_.emplace_back(split[bucket], group.shard_handle(), group.replica_handle(), device,
+                          releases_ && bucket > 0);
+    add_hooks(bucket);
   }
 }
 
 // The parameters may live on.
 ShardedParameters::~ShardedParameters() {
-  for (const auto& unit : units_) {
-    for (size_t member = 0; member < unit.num_parameters(); ++member) {
-      torch::autograd::impl::post_acc_grad_hooks(unit.parameter(member)).reset();
+  for (const auto& bucket : buckets_) {
+    for (size_t member = 0; member < bucket.num_parameters(); ++member) {
+      torch::autograd::impl::post_acc_grad_hooks(bucket.parameter(member)).reset();
     }
   }
 }
 
-void ShardedParameters::add_hooks(size_t unit) {
-  for (size_t member = 0; member < units_[unit].num_parameters(); ++member) {
-    auto take = [this, unit, member] {
-      units_[unit].take_gradient(member, last_micro_batch_, wire_);
-    };
-    torch::autograd::impl::set_post_acc_grad_hooks(units_[unit].parameter(member),
-                                                   std::make_unique<GradientHook>(std::move(take)));
+void ShardedParameters::add_hooks(size_t bucket) {
+  for (size_t member = 0; member < buckets_[bucket].num_parameters(); ++member) {
+    torch::autograd::impl::set_post_acc_grad_hooks(
+        buckets_[bucket].parameter(member),
+        std::make_unique<GradientHook>([this, bucket, member] { take_gradient(bucket, member); }));
   }
+}
+
+void ShardedParameters::take_gradient(size_t bucket, size_t member) {
+  if (!buckets_[bucket].take_gradient(member, last_micro_batch_, wire_)) return;
+  sums_.push_back(bucket);
+  if (sums_.size() <= kSumsAtOnce) return;
+  buckets_[sums_.front()].finish_sum();
+  sums_.pop_front();
 }
 
 // Inside the backward pass the whole of it is watched over already.
@@ -82,7 +96,7 @@ void ShardedParameters::communicate(const char* what, const Work& work) {
 
 std::vector<std::vector<TensorPiece>> ShardedParameters::pieces() const {
   std::vector<std::vector<TensorPiece>> pieces;
-  for (const auto& unit : units_) pieces.push_back(unit.pieces());
+  for (const auto& bucket : buckets_) pieces.push_back(bucket.pieces());
   return pieces;
 }
 
@@ -97,13 +111,13 @@ int ShardedParameters::copy() const {
 void ShardedParameters::synchronize() {
   group_.communicate("the first weights", [&] {
     if (const auto& replicas = group_.replica_handle()) {
-      for (auto& unit : units_) {
-        std::vector<Tensor> master = {unit.master()};
+      for (auto& bucket : buckets_) {
+        std::vector<Tensor> master = {bucket.master()};
         replicas->broadcast(master)->wait();
       }
     }
-    for (size_t unit = 0; unit < units_.size(); ++unit) updated(unit);
-    for (auto& unit : units_) unit.wait_for_weights();
+    for (size_t bucket = 0; bucket < buckets_.size(); ++bucket) updated(bucket);
+    for (auto& bucket : buckets_) bucket.wait_for_weights();
   });
 }
 
@@ -113,59 +127,48 @@ void ShardedParameters::backward(const Tensor& loss, bool reduce) {
     in_backward_ = true;
     const auto ends = c10::make_scope_exit([this] { in_backward_ = false; });
     loss.backward();
-    if (reduce) reduce_gradients();
+    if (reduce) finish_gradients();
   });
 }
 
-void ShardedParameters::reduce_gradients() {
-  std::vector<Tensor> gradients;
-  std::vector<WorkPtr> works;
-  for (auto& unit : units_) {
-    if (unit.num_parameters() == 0) {
-      gradients.emplace_back();
-      continue;
-    }
-    if (!unit.has_all_gradients()) {
+void ShardedParameters::finish_gradients() {
+  for (; !sums_.empty(); sums_.pop_front()) buckets_[sums_.front()].finish_sum();
+  for (auto& bucket : buckets_) {
+    if (bucket.num_parameters() == 0) continue;
+    if (!bucket.has_sum()) {
       throw Error("[dist] expected a gradient of every parameter, got none of some, as in " +
-                  unit.parameter_name(0));
+                  bucket.parameter_name(0));
     }
-    gradients.push_back(unit.wait_for_gradient());
-    if (const auto& replicas = group_.replica_handle()) {
-      std::vector<Tensor> one = {gradients.back()};
-      works.push_back(replicas->allreduce(one));
-    }
-  }
-  for (const auto& work : works) work->wait();
-  const torch::NoGradGuard no_grad;
-  for (size_t unit = 0; unit < units_.size(); ++unit) {
-    if (gradients[unit].defined()) units_[unit].set_gradient(gradients[unit].div_(group_.size()));
+    bucket.finish_mean(group_.size());
   }
 }
 
 // Weights that are released are gathered when they are used.
 void ShardedParameters::updated(size_t bucket) {
-  units_[bucket].forget_weights();
-  if (!releases_ || bucket + 1 == units_.size()) units_[bucket].start_gather();
+  buckets_[bucket].forget_weights();
+  if (!releases_ || bucket == 0) buckets_[bucket].start_gather();
 }
 
 void ShardedParameters::before_use(size_t unit, bool forward) {
   if (uses_[unit]++ > 0) return;
   communicate("weights", [&] {
-    units_.back().wait_for_weights();
-    units_[unit].start_gather();
-    if (releases_) prefetch(unit, forward);
-    units_[unit].wait_for_weights();
+    const size_t bucket = bucket_of(unit);
+    buckets_[0].wait_for_weights();
+    buckets_[bucket].start_gather();
+    if (releases_) prefetch(bucket, forward);
+    buckets_[bucket].wait_for_weights();
   });
 }
 
-// The next unit's weights travel while this one is computed with.
-void ShardedParameters::prefetch(size_t unit, bool forward) {
-  if (forward && unit + 2 < units_.size()) units_[unit + 1].start_gather();
-  if (!forward && unit > 1) units_[unit - 1].start_gather();
+// The next unit's weights travel while this one is computed with. The first unit's, the
+// embedding's, are not read in the backward pass.
+void ShardedParameters::prefetch(size_t bucket, bool forward) {
+  if (forward && bucket + 1 < buckets_.size()) buckets_[bucket + 1].start_gather();
+  if (!forward && bucket > bucket_of(1)) buckets_[bucket - 1].start_gather();
 }
 
 void ShardedParameters::after_use(size_t unit) {
-  if (--uses_[unit] == 0) units_[unit].release_weights();
+  if (--uses_[unit] == 0) buckets_[bucket_of(unit)].release_weights();
 }
 
 }  // namespace crnet

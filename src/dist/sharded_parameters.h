@@ -1,6 +1,7 @@
 // Data parallelism with parameters that are split over processes.
 #pragma once
 
+#include <deque>
 #include <vector>
 
 #include "crnet/dist/config.h"
@@ -10,8 +11,8 @@
 
 namespace crnet {
 
-/// See DataParallel. One bucket a unit, and a last one for what is small: norms and β of all units
-/// stay gathered, in fp32.
+/// See DataParallel. One bucket a unit, after a first one for what is small: norms and β of all
+/// units stay gathered, in fp32.
 class ShardedParameters : public DataParallel {
  public:
   ShardedParameters(Group& group, const std::vector<ParameterUnit>& units, const DistConfig& config,
@@ -29,17 +30,19 @@ class ShardedParameters : public DataParallel {
   [[nodiscard]] bool forward_communicates() const override { return releases_; }
 
  private:
-  void add_hooks(size_t unit);
-  void reduce_gradients();
-  void prefetch(size_t unit, bool forward);
+  void add_hooks(size_t bucket);
+  void take_gradient(size_t bucket, size_t member);
+  void finish_gradients();
+  void prefetch(size_t bucket, bool forward);
   template <class Work>
   void communicate(const char* what, const Work& work);
 
   Group& group_;
   const bool releases_;
   const torch::ScalarType wire_;
-  std::vector<ShardedUnit> units_;  // the last: what is small
-  std::vector<int> uses_;           // that have begun and not ended, by unit
+  std::vector<ShardedUnit> buckets_;  // the first: what is small
+  std::vector<int> uses_;             // that have begun and not ended, by unit
+  std::deque<size_t> sums_;           // of which buckets are under way
   bool in_backward_ = false, last_micro_batch_ = false;
 };
 

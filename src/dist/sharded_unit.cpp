@@ -23,9 +23,9 @@ void resize_memory(const Tensor& tensor, size_t bytes) {
 
 }  // namespace
 
-ShardedUnit::ShardedUnit(const ParameterUnit& unit, ProcessGroupPtr group, torch::Device device,
-                         bool releases)
-    : group_(std::move(group)), releases_(releases) {
+ShardedUnit::ShardedUnit(const ParameterUnit& unit, ProcessGroupPtr group, ProcessGroupPtr replicas,
+                         torch::Device device, bool releases)
+    : group_(std::move(group)), replicas_(std::move(replicas)), releases_(releases) {
   lay_out(unit);
   const auto fp32 = torch::TensorOptions(device).dtype(torch::kFloat32);
   weights_ = torch::zeros({part_ * group_->getSize()}, fp32.dtype(unit.dtype));
@@ -87,31 +87,37 @@ void ShardedUnit::release_weights() {
   resize_memory(weights_, 0);
 }
 
-void ShardedUnit::take_gradient(size_t member, bool last_micro_batch, torch::ScalarType wire) {
+bool ShardedUnit::take_gradient(size_t member, bool last_micro_batch, torch::ScalarType wire) {
   const torch::NoGradGuard no_grad;
   Tensor& gradient = members_[member].parameter.mutable_grad();
-  // The only micro-batch needs no sum in fp32.
-  const bool is_first = !gradients_.defined();
-  if (is_first) {
+  if (!gradients_.defined()) {
+    // The only micro-batch needs no sum in fp32.
     const auto dtype = last_micro_batch ? wire : torch::kFloat32;
     gradients_ = torch::zeros_like(weights_, weights_.options().dtype(dtype));
   }
-  Tensor place = of_member(gradients_, members_[member]);
-  place.add_(gradient);
+  of_member(gradients_, members_[member]).add_(gradient);
   gradient.reset();
-  if (++num_taken_ < members_.size()) return;
+  if (++num_taken_ < members_.size()) return false;
   num_taken_ = 0;
   if (last_micro_batch) sum_ = ScatteredSum(group_, std::exchange(gradients_, {}).to(wire));
+  return last_micro_batch;
 }
 
-Tensor ShardedUnit::wait_for_gradient() {
-  return sum_.wait();
+void ShardedUnit::finish_sum() {
+  part_gradient_ = sum_.wait();
+  if (!replicas_) return;
+  std::vector<Tensor> one = {part_gradient_};
+  replica_sum_ = replicas_->allreduce(one);
 }
 
-void ShardedUnit::set_gradient(const Tensor& gradient) {
+void ShardedUnit::finish_mean(int count) {
+  if (replica_sum_) replica_sum_->wait();
+  replica_sum_.reset();
+  const torch::NoGradGuard no_grad;
+  const Tensor mean = std::exchange(part_gradient_, {}).div_(count);
   for (auto& piece : pieces_) {
     const int64_t first = piece.values.storage_offset() - master_.storage_offset();
-    piece.values.mutable_grad() = gradient.narrow(0, first, piece.values.numel());
+    piece.values.mutable_grad() = mean.narrow(0, first, piece.values.numel());
   }
 }
 

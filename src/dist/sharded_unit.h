@@ -20,8 +20,9 @@ class ShardedUnit {
  public:
   /// Takes over the parameters: their values become undefined, their memory is the unit's.
   /// `releases`: whether the gathered weights are given up between uses.
-  ShardedUnit(const ParameterUnit& unit, ProcessGroupPtr group, torch::Device device,
-              bool releases);
+  /// `replicas`: the processes that have the same part in other groups; null where there are none.
+  ShardedUnit(const ParameterUnit& unit, ProcessGroupPtr group, ProcessGroupPtr replicas,
+              torch::Device device, bool releases);
 
   /// This process's part of the master weights, without the padding; views.
   [[nodiscard]] const std::vector<TensorPiece>& pieces() const { return pieces_; }
@@ -42,13 +43,14 @@ class ShardedUnit {
   void forget_weights() { is_gathered_ = false; }
 
   /// Takes a parameter's gradient, which is one term of a sum over micro-batches, away from it.
-  /// With the last parameter of the last micro-batch the sum over the processes starts, in `wire`.
-  void take_gradient(size_t member, bool last_micro_batch, torch::ScalarType wire);
-  /// Waits for that sum: this process's part, fp32.
-  [[nodiscard]] torch::Tensor wait_for_gradient();
-  /// Hands the mean to the pieces, as their gradients.
-  void set_gradient(const torch::Tensor& gradient);
-  [[nodiscard]] bool has_all_gradients() const { return sum_.is_running(); }
+  /// With the last parameter of the last micro-batch the sum over the group starts, in `wire`:
+  /// then true.
+  [[nodiscard]] bool take_gradient(size_t member, bool last_micro_batch, torch::ScalarType wire);
+  /// Waits for that sum, of which this process keeps its part, and starts the one over replicas.
+  void finish_sum();
+  [[nodiscard]] bool has_sum() const { return part_gradient_.defined(); }
+  /// Waits for the last of it, and hands the mean over `count` processes to the pieces.
+  void finish_mean(int count);
 
  private:
   struct Member {
@@ -62,7 +64,7 @@ class ShardedUnit {
   [[nodiscard]] torch::Tensor own_part(const torch::Tensor& whole) const;
   [[nodiscard]] torch::Tensor of_member(const torch::Tensor& whole, const Member& member) const;
 
-  const ProcessGroupPtr group_;
+  const ProcessGroupPtr group_, replicas_;
   const bool releases_;
   std::vector<Member> members_;
   int64_t part_ = 0;       // elements of a process
@@ -74,6 +76,8 @@ class ShardedUnit {
   torch::Tensor gradients_;  // [size · part], of the micro-batches so far
   size_t num_taken_ = 0;     // parameters, in this micro-batch
   ScatteredSum sum_;
+  torch::Tensor part_gradient_;  // [part], fp32
+  WorkPtr replica_sum_;
 };
 
 }  // namespace crnet
