@@ -52,14 +52,12 @@ void block_signals() {  // they are for the main thread
 
 }  // namespace
 
-CheckpointSaver::CheckpointSaver(Group& group, CheckpointStore& store, bool in_background)
-    : group_(group), store_(store), in_background_(in_background) {}
-
 CheckpointSaver::~CheckpointSaver() {
   if (group_.size() > 1) thread_.request_stop();
+  if (thread_.joinable()) thread_.join();  // a jthread's own end would ask it to stop
 }
 
-void CheckpointSaver::begin(CheckpointContent content) {
+void CheckpointSaver::begin(CheckpointContent content, bool in_background) {
   const auto start = Clock::now();
   outcome_ = {};
   is_told_ = false;
@@ -77,7 +75,7 @@ void CheckpointSaver::begin(CheckpointContent content) {
     return;
   }
   num_saves_ += 1;
-  if (in_background_) {
+  if (in_background) {
     copy_to_host(content.model);
     copy_to_host(content.optimizer);
   }
@@ -90,7 +88,7 @@ void CheckpointSaver::begin(CheckpointContent content) {
         outcome_.seconds = seconds_since(start);
         is_running_ = false;
       });
-  if (in_background_) return;
+  if (in_background) return;
   thread_.join();
   outcome_.wait_seconds = outcome_.seconds;
 }

@@ -25,16 +25,16 @@ struct SaveOutcome {
 /// all are on the disk, the first gives the checkpoint its manifest and name. One save at a time.
 class CheckpointSaver {
  public:
-  /// With `in_background` false there is no copy, and begin() returns when all is written.
-  CheckpointSaver(Group& group, CheckpointStore& store, bool in_background);
+  CheckpointSaver(Group& group, CheckpointStore& store) : group_(group), store_(store) {}
   /// Waits for a save that is under way; of several processes, where some may be gone, drops it.
   ~CheckpointSaver();
   CheckpointSaver(const CheckpointSaver&) = delete;
   CheckpointSaver& operator=(const CheckpointSaver&) = delete;
 
   /// Begins a save, where none is under way; on all processes. The first one's `state` and
-  /// `tokenizer` are saved.
-  void begin(CheckpointContent content);
+  /// `tokenizer` are saved. With `in_background` false there is no copy, and this process's part is
+  /// written, on the first process all of it complete, when this returns.
+  void begin(CheckpointContent content, bool in_background);
   /// What came of a save that has ended and was not told yet. Only the first process knows; others
   /// have an empty outcome.
   [[nodiscard]] std::optional<SaveOutcome> ended();
@@ -51,7 +51,6 @@ class CheckpointSaver {
 
   Group& group_;
   CheckpointStore& store_;
-  const bool in_background_;
   int64_t num_saves_ = 0;
   SaveOutcome outcome_;  // the thread's, while one runs
   bool is_told_ = true;

@@ -48,7 +48,7 @@ class TrainingRun {
         start_(agree_on_start(group_, folder_, options.resume, data_.train.index(), store_, lock_)),
         plan_(agree_on_plan(group_, loaded, runtime_, start_.checkpoint)),
         state_(config_, runtime_, plan_.plan, group_),
-        saver_(group_, store_, config_.checkpoint.background),
+        saver_(group_, store_),
         peak_flops_(measure_peak_flops(runtime_)) {
     report_refusals();
     group_.together("load the weights", [&] { load_weights(); });
@@ -366,12 +366,14 @@ void TrainingRun::validate() {
   if (progress_) progress_->show(metrics);
 }
 
-// Goes on while the checkpoint is written: what came of it is reported later.
+// Goes on while the checkpoint is written, unless it is the last: what came of it is reported later.
 void TrainingRun::save() {
   note("saving");
   group_.at_step(state_.step, /*usual_seconds=*/0);
   if (const auto outcome = saver_.wait()) report(*outcome);
-  saver_.begin(state_.capture(config_, runtime_, data_.train.index(), folder_.tokenizer(), group_));
+  const bool goes_on = state_.step < config_.train.steps && !stops_;
+  saver_.begin(state_.capture(config_, runtime_, data_.train.index(), folder_.tokenizer(), group_),
+               config_.checkpoint.background && goes_on);
   if (!group_.is_first()) return;
   try {
     write_loss_svg(folder_.picture(), metrics_->curve(), "Loss: " + folder_.path.string());
