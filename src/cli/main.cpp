@@ -1,6 +1,7 @@
 // crnet: dispatches to the subcommands and turns errors into one line and an exit code.
 #include <c10/util/Exception.h>
 
+#include <csignal>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -17,7 +18,7 @@ void print_usage(FILE* stream) {
       "Usage: crnet COMMAND ...\n\n",
       stream);
   for (const auto& command : crnet::commands()) {
-    std::fprintf(stream, "  %-10s %s\n", command.name, command.summary);
+    std::fprintf(stream, "  %-13s %s\n", command.name, command.summary);
   }
   std::fputs("\ncrnet COMMAND --help tells more; crnet --version prints the version.\n", stream);
 }
@@ -46,6 +47,8 @@ std::string first_line(const std::string& text) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Past the limit on a file's size a write has to fail, as on a full disk, not to end the process.
+  std::signal(SIGXFSZ, SIG_IGN);
   try {
     return dispatch(argc, argv);
   } catch (const crnet::UsageError& error) {

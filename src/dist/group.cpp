@@ -43,17 +43,19 @@ bool may_come_from_another(const std::exception& failure) {
   return std::string_view(failure.what()).find("gloo") != std::string_view::npos;
 }
 
-ProcessGroups connect(const StorePtr& store, const Launch& launch, const DistConfig& config,
-                      torch::Device device) {
+ProcessGroups connect(const Meeting& meeting, Monitor& monitor, const Launch& launch,
+                      const DistConfig& config, torch::Device device) {
   try {
-    return make_process_groups(store, launch, config, device);
+    return make_process_groups(meeting.store, launch, config, device);
   } catch (const Error&) {
     throw;
   } catch (const std::exception& failure) {
-    throw Error(
-        format("[dist] process %d of %d: expected to connect to the others, got: %s; over "
-               "several hosts GLOO_SOCKET_IFNAME names the network interface",
-               launch.rank, launch.world_size, short_text(failure).c_str()));
+    const std::string text = format(
+        "[dist] process %d of %d: expected to connect to the others, got: %s (%s); over "
+        "several hosts GLOO_SOCKET_IFNAME names the network interface",
+        launch.rank, launch.world_size, monitor.find_lost().c_str(), short_text(failure).c_str());
+    monitor.leaves();
+    throw Error(text);
   }
 }
 
@@ -75,8 +77,8 @@ std::string posted_key(const std::string& key, int rank) {
 struct Group::State {
   State(const Launch& launch, const DistConfig& config, torch::Device device)
       : meeting(meet(launch, seconds(config.start_timeout_s))),
-        groups(connect(meeting.store, launch, config, device)),
         monitor(std::make_unique<Monitor>(meeting, launch.rank)),
+        groups(connect(meeting, *monitor, launch, config, device)),
         timeout(config.timeout_s),
         slow_timeout(config.slow_timeout_s) {
     if (groups.backend != "nccl") return;
@@ -86,8 +88,8 @@ struct Group::State {
   std::vector<std::vector<uint8_t>> wait_for(const std::vector<std::string>& keys);
 
   Meeting meeting;
-  ProcessGroups groups;
   std::unique_ptr<Monitor> monitor;
+  ProcessGroups groups;
   const seconds timeout, slow_timeout;
   int64_t num_gathers = 0, step = 0;
   bool has_left = false;

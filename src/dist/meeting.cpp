@@ -22,6 +22,12 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
+// Decided once: who has not come in time, or nobody.
+constexpr const char *kMissingKey = "missing", *kNobody = "nobody";
+// So long the process that serves the store stays for others to read who is missing, and so long
+// they wait for its answer.
+constexpr seconds kLinger{2}, kAnswerWithin{5};
+
 std::string place(const Launch& launch) {
   return format("%s:%d", launch.rendezvous_host.c_str(), launch.rendezvous_port);
 }
@@ -96,7 +102,20 @@ std::string list_missing(c10d::Store& store, const Launch& launch) {
     if (store.check({member_key(rank)}) || ++count > 8) continue;
     missing += (missing.empty() ? "" : ", ") + std::to_string(rank);
   }
+  if (count == 0) return kNobody;
   return missing + (count > 8 ? format(" and %d more", count - 8) : "");
+}
+
+// Who is missing is decided once, by the first to see all or to give up, so that all say the same.
+std::string settle_who_is_missing(c10d::Store& store, const Launch& launch,
+                                  const std::vector<std::string>& keys, seconds patience) {
+  std::string found = kNobody;
+  try {
+    store.wait(launch.rank == 0 ? keys : std::vector<std::string>{kMissingKey}, patience);
+  } catch (const c10::DistStoreError&) {  // in time
+    found = list_missing(store, launch);
+  }
+  return to_text(store.compareSet(kMissingKey, {}, to_bytes(found)));
 }
 
 std::vector<Member> wait_for_all(c10d::Store& store, const Launch& launch, seconds patience) {
@@ -104,14 +123,9 @@ std::vector<Member> wait_for_all(c10d::Store& store, const Launch& launch, secon
   for (int rank = 0; rank < launch.world_size; ++rank) keys.push_back(member_key(rank));
   store.set(keys[static_cast<size_t>(launch.rank)],
             to_bytes(format("%ld %s", static_cast<long>(::getpid()), host_name().c_str())));
-  try {
-    store.wait(keys, patience);
-  } catch (const std::exception&) {
-    std::string missing = "what process 0 says, which has given up";
-    try {
-      missing = list_missing(store, launch);
-    } catch (const std::exception&) {  // process 0 gave up first
-    }
+  const std::string missing = settle_who_is_missing(store, launch, keys, patience);
+  if (missing != kNobody) {
+    if (serves(launch)) std::this_thread::sleep_for(kLinger);
     fail(launch,
          format("expected %d processes at %s within %ld s, missing: %s", launch.world_size,
                 place(launch).c_str(), static_cast<long>(patience.count()), missing.c_str()));
@@ -124,6 +138,19 @@ std::vector<Member> wait_for_all(c10d::Store& store, const Launch& launch, secon
     text >> member.pid >> member.host;
   }
   return members;
+}
+
+Meeting meet_at(const StorePtr& store, const Launch& launch, seconds patience) {
+  check_job(*store, launch);
+  const StorePtr own = of_this_attempt(store, launch);
+  return {own, wait_for_all(*own, launch, patience)};
+}
+
+[[noreturn]] void fail_without_store(const Launch& launch, const std::string& why) {
+  fail(launch,
+       format("expected %d processes at %s, got: lost: %s, which served the rendezvous (%s)",
+              launch.world_size, place(launch).c_str(),
+              launch.store_is_served ? "the launcher" : "process 0", why.c_str()));
 }
 
 }  // namespace
@@ -141,19 +168,20 @@ Meeting meet(const Launch& launch, seconds patience) {
   std::signal(SIGPIPE, SIG_IGN);
   const auto begin = std::chrono::steady_clock::now();
   const auto store = open_store(launch, patience);
+  const auto spent = std::chrono::steady_clock::now() - begin;
+  const auto left = std::max(seconds(1), patience - std::chrono::duration_cast<seconds>(spent));
   try {
-    check_job(*store, launch);
-    const StorePtr own = of_this_attempt(store, launch);
-    const auto spent = std::chrono::steady_clock::now() - begin;
-    const auto left = std::max(seconds(1), patience - std::chrono::duration_cast<seconds>(spent));
-    return {own, wait_for_all(*own, launch, left)};
+    // No timeout of the store covers that the process that serves it is stopped.
+    const auto meeting =
+        within(left + kLinger + kAnswerWithin, [=] { return meet_at(store, launch, left); });
+    if (meeting) return *meeting;
   } catch (const Error&) {
     throw;
-  } catch (const std::exception& failure) {  // what listens there is not a store, or went away
+  } catch (const std::exception& failure) {
     const std::string text = failure.what();
-    fail(launch, "expected the rendezvous of process 0 at " + place(launch) +
-                     ", got: " + text.substr(0, text.find('\n')));
+    fail_without_store(launch, text.substr(0, text.find('\n')));
   }
+  fail_without_store(launch, "it does not answer");
 }
 
 std::vector<uint8_t> to_bytes(const std::string& text) {

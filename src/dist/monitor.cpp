@@ -29,6 +29,17 @@ std::string beat_key(size_t rank) {
   return format("beat/%zu", rank);
 }
 
+// Empty for keys that are not there: who is lost early has written nothing.
+std::vector<std::vector<uint8_t>> get_present(c10d::Store& store,
+                                              const std::vector<std::string>& keys) {
+  if (store.check(keys)) return store.multiGet(keys);
+  std::vector<std::vector<uint8_t>> values;
+  for (const auto& key : keys) {
+    values.push_back(store.check({key}) ? store.get(key) : std::vector<uint8_t>{});
+  }
+  return values;
+}
+
 }  // namespace
 
 Monitor::Monitor(Meeting meeting, int rank)
@@ -38,7 +49,7 @@ Monitor::Monitor(Meeting meeting, int rank)
       answers_(meeting_.store->clone()),
       step_began_(Clock::now()) {
   answers_->setTimeout(kAnswerWithin);
-  write_beat(*meeting_.store);  // so that there is one to read from everybody
+  write_beat(*meeting_.store);
   thread_ = std::thread([this] { run(); });
 }
 
@@ -179,9 +190,13 @@ void Monitor::write_beat(c10d::Store& store) {
 std::vector<Monitor::Beat> Monitor::read_beats() {
   std::vector<std::string> keys;
   for (size_t rank = 0; rank < meeting_.members.size(); ++rank) keys.push_back(beat_key(rank));
-  const auto answer = ask([keys](c10d::Store& store) { return store.multiGet(keys); });
+  const auto answer = ask([keys](c10d::Store& store) { return get_present(store, keys); });
   std::vector<Beat> beats;
   for (const auto& bytes : answer) {
+    if (bytes.empty()) {
+      beats.emplace_back();
+      continue;
+    }
     const Json json = Json::parse(to_text(bytes));
     beats.push_back({json[0], json[1], json[2], json[3], json[4]});
   }

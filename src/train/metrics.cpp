@@ -1,11 +1,19 @@
 #include "crnet/train/metrics.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
 #include <cmath>
+#include <cstring>
+#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "crnet/core/error.h"
-#include "crnet/core/file.h"
+#include "crnet/core/format.h"
+#include "crnet/core/log.h"
 
 namespace crnet {
 namespace {
@@ -21,6 +29,11 @@ double value_or_nan(const Json& line, const char* key) {
   const auto found = line.find(key);
   const bool is_number = found != line.end() && found->is_number();
   return is_number ? found->get<double>() : std::numeric_limits<double>::quiet_NaN();
+}
+
+[[noreturn]] void fail(const std::filesystem::path& path) {
+  throw Error(
+      format("[train] expected to append to %s, got: %s", path.c_str(), std::strerror(errno)));
 }
 
 }  // namespace
@@ -44,9 +57,8 @@ MetricsFile::MetricsFile(std::filesystem::path path, int64_t last_step) : path_(
     }
   }
   write_text_atomic(path_, kept);
-  file_.open(path_, std::ios::app);
-  if (!file_)
-    throw Error("[train] expected to append to " + path_.string() + ", could not open it");
+  file_ = detail::Descriptor(::open(path_.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC));
+  if (file_.get() < 0) fail(path_);
 }
 
 void MetricsFile::add_to_curve(int64_t step, double loss, double smoothed) {
@@ -56,9 +68,23 @@ void MetricsFile::add_to_curve(int64_t step, double loss, double smoothed) {
 }
 
 void MetricsFile::append(const std::string& line) {
-  file_ << line << "\n" << std::flush;
-  if (!file_)
-    throw Error("[train] expected to append to " + path_.string() + "; is the disk full?");
+  waiting_ += line + "\n";
+  try {
+    flush();
+    has_warned_ = false;
+  } catch (const Error& failure) {
+    if (std::exchange(has_warned_, true)) return;
+    log::warn(std::string(failure.what()) + "; its lines wait for the next");
+  }
+}
+
+void MetricsFile::flush() {
+  while (!waiting_.empty()) {
+    const ssize_t written = ::write(file_.get(), waiting_.data(), waiting_.size());
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) fail(path_);
+    waiting_.erase(0, static_cast<size_t>(written));
+  }
 }
 
 void MetricsFile::write(const StepMetrics& m) {

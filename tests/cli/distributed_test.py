@@ -1,141 +1,21 @@
-"""Several processes: each launcher starts them, their number does not change the numbers, and when
-one fails the others say so and nothing is lost."""
-import os
+"""Several processes: each launcher starts them, their number does not change the numbers, and all
+report a mistake."""
 import pathlib
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-import time
 
-from harness import (LAST_CHECKPOINT, STEPS, CliTest, Setup, checkpoints, digest,
-                     fixture, losses, metrics, train_arguments)
-
-# What a launcher sets must not come from whoever runs the tests.
-OURS = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "OMPI_", "PMI", "SLURM_", "TORCHELASTIC",
-        "CRNET_LAUNCH")
-CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
+from harness import SOURCE, Setup, fixture, train_arguments
+from processes import (CLEAN, Distributed, crnet_launch, free_port, has_torch, mpirun, run, torchrun,
+                       wait_until, weights)
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def run(command, timeout=120, environment=CLEAN):
-    return subprocess.run([*map(str, command)], stdin=subprocess.DEVNULL, capture_output=True,
-                          timeout=timeout, encoding="utf-8", errors="replace", check=False,
-                          env=environment)
-
-
-def mpirun(count, arguments):
-    as_root = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-    return run(["mpirun", "--oversubscribe", "--bind-to", "none", "-np", count, Setup.crnet,
-                *arguments], environment={**CLEAN, **as_root})
-
-
-def torchrun(count, arguments):
-    return run([sys.executable, "-m", "torch.distributed.run", "--no-python", "--nproc-per-node",
-                count, "--master-port", free_port(), Setup.crnet, *arguments])
-
-
-def crnet_launch(count, arguments):
-    return run([Setup.crnet, "launch", "--nproc", count, *arguments])
-
-
-def weights(run_dir):
-    """Digests of the files that hold the last checkpoint's tensors."""
-    return {path.name: digest(path)
-            for path in (run_dir / LAST_CHECKPOINT).glob("*.safetensors")}
-
-
-class Processes:
-    """Started by hand, so that no launcher ends the others where one fails. `arguments`: of all, or
-    a list for each."""
-
-    def __init__(self, count, arguments, port=None, ranks=None, scratch=None):
-        self.stderr_files = []
-        self.processes = []
-        port = port or free_port()
-        for rank in ranks or range(count):
-            own = arguments[rank] if isinstance(arguments[0], list) else arguments
-            place = {"RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank,
-                     "LOCAL_WORLD_SIZE": count, "MASTER_PORT": port}
-            self.stderr_files.append(open(scratch / f"stderr-{port}-{rank}", "w+",
-                                          encoding="utf-8"))
-            self.processes.append(subprocess.Popen(
-                [Setup.crnet, *map(str, own)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                stderr=self.stderr_files[-1],
-                env={**CLEAN, **{name: str(value) for name, value in place.items()}}))
-
-    def wait_for_step(self, run_dir, step):
-        path = run_dir / "metrics.jsonl"
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if path.exists() and path.read_bytes().count(b'"kind":"step"') >= step:
-                return
-            time.sleep(0.01)
-        raise AssertionError(f"no step {step}: {self.end()}")
-
-    def end(self, timeout=60, stopped=None):
-        """(exit code, standard error) of each; None for one that is running still. Does not wait for
-        the process `stopped`."""
-        deadline = time.monotonic() + timeout
-        results = []
-        for rank, (process, file) in enumerate(zip(self.processes, self.stderr_files)):
-            try:
-                left = 0 if rank == stopped else deadline - time.monotonic()
-                code = process.wait(max(0, left))
-            except subprocess.TimeoutExpired:
-                code = None
-            file.seek(0)
-            results.append((code, file.read()))
-        return results
-
-    def kill(self):
-        for process, file in zip(self.processes, self.stderr_files):
-            process.kill()
-            process.wait()
-            file.close()
-
-
-class Distributed(CliTest):
-    def start(self, count, arguments, **options):
-        processes = Processes(count, arguments, scratch=self.scratch, **options)
-        self.addCleanup(processes.kill)
-        return processes
-
-    def ends_well(self, result):
-        self.assertEqual(result.returncode, 0, result.stderr)
-        return result
-
-    def assert_same_numbers(self, run_dir, straight, tolerance):
-        wanted, _ = losses(straight)
-        got, _ = losses(run_dir)
-        self.assertEqual(got.keys(), wanted.keys())
-        for pair, loss in got.items():
-            self.assertLess(abs(loss - wanted[pair]), tolerance * abs(wanted[pair]), pair)
-        # AdamW would not mind gradients that are all too large.
-        for ours, theirs in zip(metrics(run_dir), metrics(straight)):
-            if ours["kind"] == "step":
-                self.assertLess(abs(ours["grad_norm"] - theirs["grad_norm"]),
-                                10 * tolerance * theirs["grad_norm"], ours["step"])
-
-    def assert_same_weights(self, run_dir, other):
-        """Of two runs of as many processes, so that they wrote the same shards."""
-        ours, theirs = weights(run_dir), weights(other)
-        self.assertGreaterEqual(len(theirs), 2)
-        self.assertEqual(ours, theirs)
-
-    def all_say(self, processes, code, *texts):
-        """Every process ends with `code` and one last line that has every text."""
-        for rank, (got, stderr) in enumerate(processes.end()):
-            self.assertEqual(got, code, f"process {rank}: {stderr}")
-            self.assertRegex(stderr, r"(?:\A|\n)crnet: [^\n]+\n\Z")
-            for text in texts:
-                self.assertIn(text, stderr.splitlines()[-1], f"process {rank}")
+def connections_to(port):
+    """How many clients a server of this host has there."""
+    entries = [line.split() for table in ("tcp", "tcp6")
+               for line in pathlib.Path(f"/proc/net/{table}").read_text().splitlines()[1:]]
+    established = "01"
+    return sum(entry[1].endswith(f":{port:04X}") and entry[3] == established for entry in entries)
 
 
 class Launchers(Distributed):
@@ -143,7 +23,7 @@ class Launchers(Distributed):
         if shutil.which("mpirun") is None:
             self.skipTest("no mpirun; scripts/setup.sh installs it")
         launchers = {"mpirun (Open MPI)": mpirun, "crnet launch": crnet_launch}
-        if run([sys.executable, "-c", "import torch"]).returncode == 0:
+        if has_torch():
             launchers["torchrun"] = torchrun
         for name, start in launchers.items():
             with self.subTest(launcher=name):
@@ -218,63 +98,6 @@ class Numbers(Distributed):
         self.assert_same_weights(run_dir, straight)
 
 
-class Faults(Distributed):
-    def lose(self, rank, number, *more, count=4, **settings):
-        run_dir = self.scratch / f"run-{rank}-{number}"
-        processes = self.start(count, train_arguments(
-            run_dir, *more, train__steps=100000, dist__timeout_s=4, **settings))
-        processes.wait_for_step(run_dir, 8)
-        processes.processes[rank].send_signal(number)
-        for other, (code, stderr) in enumerate(processes.end(stopped=rank)):
-            if other == rank:
-                continue
-            self.assertEqual(code, 1, f"process {other}: {stderr}")
-            last = stderr.splitlines()[-1]
-            self.assertRegex(last, rf"^crnet: \[dist\] process {other} of {count}: expected .* of "
-                                   rf"step \d+ from all, got: lost: process {rank} on ")
-        processes.kill()
-        return run_dir
-
-    def test_the_others_name_a_killed_process_and_nothing_is_lost(self):
-        for rank in (0, 1, 3):
-            with self.subTest(rank=rank):
-                run_dir = self.lose(rank, signal.SIGKILL)
-                steps = int(checkpoints(run_dir)[-1].removeprefix("step-")) + 3
-                resumed = self.ends_well(crnet_launch(4, train_arguments(
-                    run_dir, "--resume", "auto", train__steps=steps)))
-                self.assertIn("resumed from", resumed.stderr)
-
-    def test_the_others_name_a_stopped_process(self):
-        for rank in (0, 3):
-            with self.subTest(rank=rank):
-                self.lose(rank, signal.SIGSTOP)
-
-    def test_the_others_name_a_process_that_stops_while_they_save(self):
-        for rank in (0, 1):
-            with self.subTest(rank=rank):
-                self.lose(rank, signal.SIGSTOP, count=2, checkpoint__every=1)
-
-    def test_of_many_all_name_the_one_that_was_killed(self):
-        self.lose(1, signal.SIGKILL, count=8)
-
-    def test_a_killed_process_is_started_anew_with_its_group(self):
-        run_dir = self.scratch / "run"
-        launcher = subprocess.Popen(
-            [Setup.crnet, "launch", "--nproc", "2", "--max-restarts", "1",
-             *map(str, train_arguments(run_dir))], stdin=subprocess.DEVNULL, env=CLEAN,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
-        self.addCleanup(launcher.kill)
-        deadline = time.monotonic() + 60
-        while not (run_dir / "checkpoints").is_dir() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
-        os.kill(int(children.split()[-1]), signal.SIGKILL)
-        _, stderr = launcher.communicate(timeout=120)
-        self.assertEqual(launcher.returncode, 0, stderr)
-        self.assertIn("restart 1 of 1", stderr)
-        self.assertEqual(checkpoints(run_dir)[-1], f"step-{STEPS:08d}", stderr)
-
-
 class Mistakes(Distributed):
     def test_settings_that_differ_are_named_everywhere(self):
         run_dir = self.scratch / "run"
@@ -303,13 +126,55 @@ class Mistakes(Distributed):
         self.assertIn("which holds a run", first_says)
         self.assertRegex(second_says, r"process 1 of 2 stops, since process 0 on .* which holds a run")
 
-    def test_a_process_that_does_not_come_is_named(self):
+    def test_data_that_differ_are_named_everywhere(self):
+        """Under one name, as on two hosts."""
+        for name, source in (("first", "src"), ("second", "include")):
+            (self.scratch / name).mkdir()
+            self.succeeds("prepare", SOURCE / source, "--output", self.scratch / name / "data",
+                          "--tokenizer", fixture("data") / "tokenizer.model", "--threads", 1)
+        processes = self.start(
+            2, train_arguments(self.scratch / "run", data__path="data"),
+            special={0: {"cwd": self.scratch / "first"}, 1: {"cwd": self.scratch / "second"}})
+        self.all_say(processes, 2, "expected the same data on every process")
+
+    def test_another_run_at_the_port_is_named(self):
+        """One of another number of processes, or of another version."""
+        version = self.succeeds("--version").stdout.split()[1]
+        other = self.scratch / "crnet"
+        other.write_bytes(pathlib.Path(Setup.crnet).read_bytes().replace(
+            version.encode() + b"\0", b"9" * len(version) + b"\0"))
+        other.chmod(0o755)
+        arguments = train_arguments(self.scratch / "run", dist__start_timeout_s=4)
+        cases = ((4, {}, f"crnet {version} with 4 processes"),
+                 (2, {1: {"executable": other}}, f"crnet {'9' * len(version)} with 2 processes"))
+        for count, special, said in cases:
+            with self.subTest(said):
+                port = free_port()
+                first = self.start(2, arguments, port=port, ranks=[0])
+                second = self.start(count, arguments, port=port, ranks=[1], special=special)
+                self.all_say(second, 1, f"expected {said}", f"got crnet {version} with 2 processes",
+                             "another run has the port")
+                self.all_say(first, 1, "missing: 1")
+
+    def test_a_process_that_does_not_come_is_named_everywhere(self):
         arguments = train_arguments(self.scratch / "run", dist__start_timeout_s=2)
-        self.all_say(self.start(3, arguments, ranks=[0]), 2, "train.global_batch_tokens")
-        processes = self.start(4, arguments, ranks=[0, 2])
-        self.all_say(processes, 1, "expected 4 processes at", "missing: ")
-        self.assertIn("missing: 1, 3", processes.end()[0][1])
+        self.all_say(self.start(4, arguments, ranks=[0, 2]), 1, "expected 4 processes at",
+                     "missing: 1, 3")
         self.all_say(self.start(2, arguments, ranks=[1]), 1, "expected the rendezvous of process 0")
+
+    def test_a_first_process_that_is_lost_while_others_are_awaited_is_named(self):
+        arguments = train_arguments(self.scratch / "run", dist__start_timeout_s=10)
+        for number in (signal.SIGKILL, signal.SIGSTOP):
+            with self.subTest(signal=number.name):
+                port = free_port()
+                processes = self.start(3, arguments, port=port, ranks=[0, 1])
+                self.assertTrue(wait_until(lambda: connections_to(port) >= 2))
+                processes.signal(0, number)
+                code, stderr = processes.end(stopped=0)[1]
+                self.assertEqual(code, 1, stderr)
+                self.assertRegex(stderr, r"\Acrnet: [^\n]*(lost: process 0, which served the "
+                                         r"rendezvous|expected the rendezvous of process 0)[^\n]*\n\Z")
+                processes.kill()
 
     def test_a_port_that_is_taken_is_named(self):
         arguments = train_arguments(self.scratch / "run", dist__start_timeout_s=2)

@@ -5,7 +5,7 @@ import shutil
 import signal
 
 from harness import (CHECKPOINT_EVERY, KILL_ROUNDS, LAST_CHECKPOINT, PRECISIONS, STEPS, CliTest,
-                     Interrupted, checkpoints, train_arguments)
+                     Interrupted, checkpoints, steps_done, train_arguments)
 
 
 class Kill(CliTest):
@@ -21,15 +21,11 @@ class Kill(CliTest):
                 return f"killed in {precision} {delay * 1000:.1f} ms after step {step}"
         self.fail("no run was killed before it was over")
 
-    def steps_done(self, run_dir):
-        """By the lines of metrics.jsonl, of which the last may be torn."""
-        return (run_dir / "metrics.jsonl").read_bytes().count(b'"kind":"step"')
-
     def resume_and_compare(self, run_dir, precision, moment):
         saved = checkpoints(run_dir)
         # Only the checkpoint that was being written may be missing.
         newest = int(saved[-1].removeprefix("step-")) if saved else 0
-        due = (self.steps_done(run_dir) - 1) // CHECKPOINT_EVERY * CHECKPOINT_EVERY
+        due = (steps_done(run_dir) - 1) // CHECKPOINT_EVERY * CHECKPOINT_EVERY
         self.assertGreaterEqual(newest, due, moment)
 
         resumed = self.succeeds(*train_arguments(run_dir, "--resume", "auto",

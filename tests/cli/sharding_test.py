@@ -2,9 +2,9 @@
 and checkpoints go from any split to any other."""
 import signal
 
-from distributed_test import Distributed, crnet_launch, run
 from harness import (CliTest, LAST_CHECKPOINT, Setup, WEIGHT_FILES, change_byte, checkpoints, digest,
                      fixture, train_arguments)
+from processes import Distributed, crnet_launch, run
 
 # Processes, dist.shard, dist.shard_group.
 SPLITS = ((2, "optimizer", 0), (4, "optimizer", 2), (2, "parameters", 0), (4, "parameters", 2))

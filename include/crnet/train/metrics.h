@@ -3,9 +3,10 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <optional>
+#include <string>
 
+#include "crnet/core/file.h"
 #include "crnet/train/loss_plot.h"
 
 namespace crnet {
@@ -35,7 +36,8 @@ struct EvalMetrics {
   int64_t tokens = 0;
 };
 
-/// Appends to a metrics file and keeps the curve for the picture.
+/// Appends to a metrics file and keeps the curve for the picture. Where the disk has no room, lines
+/// wait in memory for the next, with a warning: a run is worth more than its figures.
 class MetricsFile {
  public:
   /// Goes on with an existing file up to and including `last_step`; what a killed run wrote beyond
@@ -45,6 +47,8 @@ class MetricsFile {
 
   void write(const StepMetrics& metrics);
   void write(const EvalMetrics& metrics);
+  /// Writes what waits; throws Error where that fails.
+  void flush();
 
   [[nodiscard]] const LossCurve& curve() const { return curve_; }
 
@@ -53,7 +57,9 @@ class MetricsFile {
   void add_to_curve(int64_t step, double loss, double smoothed);
 
   std::filesystem::path path_;
-  std::ofstream file_;
+  detail::Descriptor file_;
+  std::string waiting_;
+  bool has_warned_ = false;
   LossCurve curve_;
 };
 
