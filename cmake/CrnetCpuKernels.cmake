@@ -1,4 +1,4 @@
-# src/ops/cpu/kernels.cpp, once per instruction set; src/ops/cpu/dispatch.cpp picks at run time.
+# The kernels of src/ops/cpu, once per instruction set; src/ops/cpu/dispatch.cpp picks at run time.
 
 function(crnet_cpu_kernels layer)
   target_sources(crnet_${layer} PRIVATE ${PROJECT_SOURCE_DIR}/src/ops/cpu/dispatch.cpp)
@@ -11,7 +11,8 @@ function(crnet_cpu_kernels layer)
   endif()
   foreach(variant ${variants})
     set(target crnet_cpu_${variant})
-    add_library(${target} OBJECT ${PROJECT_SOURCE_DIR}/src/ops/cpu/kernels.cpp)
+    add_library(${target} OBJECT ${PROJECT_SOURCE_DIR}/src/ops/cpu/kernels.cpp
+                                 ${PROJECT_SOURCE_DIR}/src/ops/cpu/attention_kernels.cpp)
     target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/src)
     target_compile_definitions(${target} PRIVATE CRNET_CPU_VARIANT=${variant})
     # -fassociative-math lets sums become vector sums; NaN and infinity keep their meaning.

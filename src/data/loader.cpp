@@ -31,6 +31,7 @@ void validate(const LoaderOptions& options) {
 
 // Reads the given windows into fresh tensors.
 Batch read_batch(const TokenWindows& windows, const std::vector<int64_t>& indices, bool pin) {
+  RECORD_USER_SCOPE("crnet::read_batch");
   const auto length = windows.sequence_length();
   const std::vector<int64_t> shape{static_cast<int64_t>(indices.size()), length};
   const auto options = torch::TensorOptions().dtype(torch::kInt64).pinned_memory(pin);
@@ -84,8 +85,11 @@ struct Loader::State {
       for (;; first += options.world_size * options.batch) {
         auto batch = make(first);
         std::unique_lock lock(mutex);
+        rests = true;
+        changed.notify_all();
         changed.wait(lock, stop, [&] { return ready.size() < kQueueLength; });
         if (stop.stop_requested()) return;
+        rests = false;
         ready.push_back(std::move(batch));
         changed.notify_all();
       }
@@ -112,15 +116,21 @@ struct Loader::State {
     return batch;
   }
 
+  void wait_until_full() {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return rests || failure != nullptr; });
+  }
+
   const LoaderOptions options;
   const TokenWindows windows;
   Samples samples;  // Of the worker alone.
   int64_t position;
   const bool pin;
-  std::mutex mutex;  // Guards ready and failure.
+  std::mutex mutex;  // Guards what follows.
   std::condition_variable_any changed;
   std::deque<Batch> ready;
   std::exception_ptr failure;
+  bool rests = false;   // The worker waits for room.
   std::jthread worker;  // Last: it stops before what it uses goes.
 };
 
@@ -137,6 +147,10 @@ Batch Loader::next() {
   auto batch = state_->take();
   state_->position += state_->options.world_size * state_->options.batch;
   return batch;
+}
+
+void Loader::wait_until_full() const {
+  state_->wait_until_full();
 }
 
 int64_t Loader::position() const {

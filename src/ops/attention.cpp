@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "crnet/core/error.h"
+#include "ops/cpu_attention.h"
 
 namespace crnet {
 namespace {
@@ -26,34 +27,52 @@ Tensor merge_heads(const Tensor& t) {
   return t.transpose(1, 2).flatten(2);
 }
 
-// Whole sequences on a CPU, so that the result and the log-sum-exp can be held. LibTorch's kernel
-// is slower in bf16 than in fp32 (46.6 against 31.0 ms, forward and backward of 8 × 256 tokens of 8
-// heads, Zen 5), so it runs in fp32; what is kept is bf16 all the same. q, k, v: [B, H, T, D].
+// [B, T, H·D] → [B, H, T, D]
+Tensor split_heads(const Tensor& t, int64_t heads) {
+  return t.unflatten(2, {heads, -1}).transpose(1, 2);
+}
+
+// LibTorch's flash attention, for what crnet's kernels do not take.
+AttentionProducts flash_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
+  const auto [out, log_sum_exp] = at::_scaled_dot_product_flash_attention_for_cpu(
+      q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), /*dropout_p=*/0.0,
+      /*is_causal=*/true);
+  return {merge_heads(out), log_sum_exp};
+}
+
+cpu::AttentionGradients flash_attention_backward(const Tensor& gradient, const Tensor& q,
+                                                 const Tensor& k, const Tensor& v,
+                                                 const AttentionProducts& products) {
+  const int64_t heads = q.size(2);
+  const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+      split_heads(gradient, heads), q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
+      split_heads(products.out, heads), products.log_sum_exp, /*dropout_p=*/0.0,
+      /*is_causal=*/true);
+  return {dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)};
+}
+
+// Whole sequences on a CPU, so that the result and the log-sum-exp can be held. q [B, T, H, D]; k,
+// v [B, T, G, D].
 class WholeOnCpu : public torch::autograd::Function<WholeOnCpu> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                         AttentionProducts* products) {
     if (!products->out.defined()) {
-      const auto [out, log_sum_exp] = at::_scaled_dot_product_flash_attention_for_cpu(
-          wide(q), wide(k), wide(v), /*dropout_p=*/0.0, /*is_causal=*/true);
-      *products = {out.to(q.scalar_type()), log_sum_exp};
+      *products =
+          cpu::takes_attention(q, k, v) ? cpu::attention(q, k, v) : flash_attention(q, k, v);
     }
     ctx->save_for_backward({q, k, v, products->out, products->log_sum_exp});
     return products->out.variable_data();  // the result gets a graph, the held tensor none
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
+    RECORD_USER_SCOPE("crnet::causal_attention_backward");
     const auto saved = ctx->get_saved_variables();
-    const auto dtype = saved[0].scalar_type();
-    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        wide(grad_outputs[0]), wide(saved[0]), wide(saved[1]), wide(saved[2]), wide(saved[3]),
-        saved[4], /*dropout_p=*/0.0, /*is_causal=*/true);
-    return {dq.to(dtype), dk.to(dtype), dv.to(dtype), Tensor()};
-  }
-
- private:
-  static Tensor wide(const Tensor& t) {
-    return t.to(torch::promote_types(t.scalar_type(), torch::kFloat32));
+    const Tensor &q = saved[0], &k = saved[1], &v = saved[2];
+    const auto run =
+        cpu::takes_attention(q, k, v) ? cpu::attention_backward : flash_attention_backward;
+    const auto [dq, dk, dv] = run(grad_outputs[0], q, k, v, {saved[3], saved[4]});
+    return {dq, dk, dv, Tensor()};
   }
 };
 
@@ -61,6 +80,7 @@ class WholeOnCpu : public torch::autograd::Function<WholeOnCpu> {
 
 Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                         AttentionProducts* products) {
+  RECORD_USER_SCOPE("crnet::causal_attention");
   if (q.dim() != 4 || k.dim() != 4 || k.sizes() != v.sizes() || q.size(0) != k.size(0) ||
       q.size(3) != k.size(3) || q.size(1) > k.size(1) || q.size(2) % k.size(2) != 0) {
     std::ostringstream text;
@@ -70,17 +90,15 @@ Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
     throw Error(text.str());
   }
   const int64_t queries = q.size(1), keys = k.size(1), groups = q.size(2) / k.size(2);
+  const bool whole = queries == keys;
+  AttentionProducts unheld;
+  if (products == nullptr) products = &unheld;
+  if (whole && cpu::takes_attention(q, k, v)) return WholeOnCpu::apply(q, k, v, products);
   // LibTorch's CPU kernel has no grouped heads of its own, and its fallback is the slow
   // composition.
   const Tensor wide_k = groups == 1 ? k : k.repeat_interleave(groups, 2);
   const Tensor wide_v = groups == 1 ? v : v.repeat_interleave(groups, 2);
-  const bool whole = queries == keys;
-  if (whole && q.device().is_cpu()) {
-    AttentionProducts unheld;
-    return merge_heads(WholeOnCpu::apply(q.transpose(1, 2), wide_k.transpose(1, 2),
-                                         wide_v.transpose(1, 2),
-                                         products != nullptr ? products : &unheld));
-  }
+  if (whole && q.device().is_cpu()) return WholeOnCpu::apply(q, wide_k, wide_v, products);
   std::optional<Tensor> mask;
   if (!whole && queries > 1) mask = causal_mask(queries, keys, q.device());
   const Tensor out = at::scaled_dot_product_attention(

@@ -81,6 +81,7 @@ void add_by_rows(Tensor& total, const Tensor& part) {
 
 LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                          int64_t chunk_rows, bool want_gradients) {
+  RECORD_USER_SCOPE("crnet::linear_cross_entropy");
   const int64_t rows = hidden.size(0);
   const Tensor w = weight.to(hidden.scalar_type());  // [V, C]
   const auto wide = hidden.options().dtype(wide_type(hidden));

@@ -110,6 +110,7 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& A, const Tensor& B,
                         const Tensor& y_prev, const Tensor& beta, double epsilon,
                         LowRankProducts* products) {
+    RECORD_USER_SCOPE("crnet::low_rank_residual");
     const auto dtype = x.scalar_type();
     const Tensor a = A.to(dtype), b = B.to(dtype);
     const Tensor c = signed_scale(beta, epsilon);
@@ -122,6 +123,7 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
+    RECORD_USER_SCOPE("crnet::low_rank_residual_backward");
     const auto saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], &a = saved[1], &b = saved[2], &low = saved[3], &c = saved[5];
     Tensor y_prev = saved[4];
@@ -161,11 +163,13 @@ Tensor low_rank_residual(const Tensor& x, const Tensor& A, const Tensor& B, cons
 
 Tensor replay_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor& y_prev,
                                 const Tensor& beta, double epsilon) {
+  RECORD_USER_SCOPE("crnet::replay_low_rank_residual");
   const torch::NoGradGuard no_grad;
   return residual_product(low, B.to(low.scalar_type()), y_prev, signed_scale(beta, epsilon));
 }
 
 Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor& y, double c) {
+  RECORD_USER_SCOPE("crnet::invert_low_rank_residual");
   const torch::NoGradGuard no_grad;
   // Not with 1/c as the product's own scales: oneDNN compiles a kernel for every pair of them, and
   // keeps a thousand, while c moves with every step.

@@ -24,6 +24,7 @@ class MatrixProduct : public torch::autograd::Function<MatrixProduct> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, bool out_in,
                         Tensor* product) {
+    RECORD_USER_SCOPE("crnet::matrix_product");
     const Tensor w = weight.to(x.scalar_type());
     ctx->save_for_backward({x, w});
     ctx->saved_data["out_in"] = out_in;
@@ -37,6 +38,7 @@ class MatrixProduct : public torch::autograd::Function<MatrixProduct> {
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
+    RECORD_USER_SCOPE("crnet::matrix_product_backward");
     const auto saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], &w = saved[1];
     const bool out_in = ctx->saved_data["out_in"].toBool();

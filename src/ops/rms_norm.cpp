@@ -90,6 +90,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
                         double epsilon) {
+    RECORD_USER_SCOPE("crnet::rms_norm");
     const Normed normed = kernel_takes(x, weight) ? forward_cpu(x, weight, epsilon)
                                                   : forward_plain(x, weight, epsilon);
     ctx->save_for_backward({x, weight, normed.rstd});
@@ -97,6 +98,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
+    RECORD_USER_SCOPE("crnet::rms_norm_backward");
     const auto saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
     const Gradients gradients = kernel_takes(x, weight)

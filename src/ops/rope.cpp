@@ -38,11 +38,13 @@ class RopeCpu : public torch::autograd::Function<RopeCpu> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cosine,
                         const Tensor& sine) {
+    RECORD_USER_SCOPE("crnet::rope");
     ctx->save_for_backward({cosine, sine});
     return rotate_cpu(x, cosine, sine, 1.0f);
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
+    RECORD_USER_SCOPE("crnet::rope_backward");
     const auto saved = ctx->get_saved_variables();
     return {rotate_cpu(grad_outputs[0].contiguous(), saved[0], saved[1], -1.0f), Tensor(),
             Tensor()};

@@ -43,11 +43,13 @@ tensor_list backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up)
 class Swiglu : public torch::autograd::Function<Swiglu> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
+    RECORD_USER_SCOPE("crnet::swiglu");
     ctx->save_for_backward({gate, up});
     return cpu::takes(gate, up) ? forward_cpu(gate, up) : plain::swiglu(gate, up);
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
+    RECORD_USER_SCOPE("crnet::swiglu_backward");
     const auto saved = ctx->get_saved_variables();
     const Tensor &gate = saved[0], &up = saved[1], &dy = grad_outputs[0];
     if (cpu::takes(gate, up)) return backward_cpu(dy.contiguous(), gate, up);

@@ -317,6 +317,7 @@ tensor_list StackRun::backward(size_t block, const tensor_list& gradients) {
     root_gradients.push_back(gradient);
   };
   {
+    RECORD_USER_SCOPE("crnet::rebuild_block");
     const torch::AutoGradMode graph(true);
     std::optional<Tape::Run> running;
     if (plan.blocks[block].products) running.emplace(record.tape);

@@ -7,7 +7,6 @@
 
 #include "counting_allocator.h"
 #include "crnet/core/error.h"
-#include "crnet/ops/attention.h"
 #include "crnet/ops/linear_cross_entropy.h"
 #include "crnet/ops/low_rank_residual.h"
 #include "crnet/ops/rms_norm.h"
@@ -37,7 +36,6 @@ class LowRankResidualTest : public Seeded {};
 class RmsNormTest : public Seeded {};
 class RopeTest : public Seeded {};
 class SwigluTest : public Seeded {};
-class AttentionTest : public Seeded {};
 class LinearCrossEntropyTest : public Seeded {};
 
 // ---- low-rank residual
@@ -213,42 +211,6 @@ TEST_F(SwigluTest, HoldsAtTheEndsOfTheRangeAndPassesNaN) {
   const auto expected = plain::swiglu(gate, torch::ones(6));
   EXPECT_LT(relative_error(y.narrow(0, 0, 5), expected.narrow(0, 0, 5)), 1e-6);
   EXPECT_TRUE(std::isnan(y[5].item<float>()));
-}
-
-// ---- attention
-
-TEST_F(AttentionTest, GradientsMatchFiniteDifferences) {
-  const auto q = leaf(torch::randn({1, 4, 4, 2}, kDouble));
-  const auto k = leaf(torch::randn({1, 4, 2, 2}, kDouble));
-  const auto v = leaf(torch::randn({1, 4, 2, 2}, kDouble));
-  expect_gradients_match([&] { return causal_attention(q, k, v); }, {q, k, v}, 1e-6);
-}
-
-TEST_F(AttentionTest, MatchesPlainWithGroupedHeadsAndCachedKeys) {
-  for (const auto dtype : kFastDtypes) {
-    for (const auto& [T, S, H, G] : {std::array<int64_t, 4>{9, 9, 4, 4},
-                                     {9, 9, 6, 2},
-                                     {1, 7, 4, 2},
-                                     {3, 8, 4, 1},
-                                     {65, 65, 2, 2}}) {
-      const Tensors inputs = {torch::randn({2, T, H, 8}).to(dtype),
-                              torch::randn({2, S, G, 8}).to(dtype),
-                              torch::randn({2, S, G, 8}).to(dtype)};
-      expect_fused_matches_plain(
-          [](const Tensors& t) { return causal_attention(t[0], t[1], t[2]); },
-          [](const Tensors& t) { return plain::causal_attention(t[0], t[1], t[2]); }, inputs,
-          tolerance_of(dtype));
-    }
-  }
-}
-
-TEST_F(AttentionTest, NothingLooksAhead) {
-  auto q = torch::randn({1, 6, 2, 4}), k = torch::randn({1, 6, 2, 4}),
-       v = torch::randn({1, 6, 2, 4});
-  const auto before = causal_attention(q, k, v).narrow(1, 0, 5).clone();
-  k.select(1, 5).add_(10);
-  v.select(1, 5).add_(10);
-  EXPECT_TRUE(torch::equal(causal_attention(q, k, v).narrow(1, 0, 5), before));
 }
 
 // ---- head and cross entropy

@@ -52,6 +52,10 @@ class Loader {
 
   [[nodiscard]] int64_t num_windows() const;  ///< Samples in an epoch.
 
+  /// Returns once the thread that prepares batches rests, which it does until the next call of
+  /// next().
+  void wait_until_full() const;
+
  private:
   struct State;
   std::unique_ptr<State> state_;

@@ -7,14 +7,15 @@ namespace crnet {
 
 /// What attention's backward pass needs besides q, k and v.
 struct AttentionProducts {
-  torch::Tensor out;          ///< [B, H, T, D]
+  torch::Tensor out;          ///< [B, T, H·D], the result
   torch::Tensor log_sum_exp;  ///< [B, H, T], fp32 at least: of each query's scores
 };
 
 /// softmax(q kᵀ / √D) v, each query seeing the keys up to its own position; the last query stands
 /// at the last key. q [B, T, H, D]; k and v [B, S, G, D] with S ≥ T and H a multiple of G
-/// (grouped-query attention: query head h reads key head h / (H/G)). Result [B, T, H·D]. LibTorch's
-/// fused kernels (flash attention) do the work.
+/// (grouped-query attention: query head h reads key head h / (H/G)). Result [B, T, H·D]. Flash
+/// attention: whole sequences in fp32 or bf16 on a CPU by crnet's own kernels, with sums in fp32,
+/// of the same bits for any number of threads; all else by LibTorch's.
 ///
 /// Where `products` is given and defined, it is believed and attention is not run; where it is
 /// undefined, what was computed is left there, without a graph. On CUDA, and where S > T, it is not

@@ -1,62 +1,83 @@
+#include "ops/cpu/attention_kernels.h"
 #include "ops/cpu/kernels.h"
 
 namespace crnet::cpu {
 
-#define CRNET_DECLARE_VARIANT(variant)             \
-  namespace variant {                              \
-  extern const Kernels<float> kFloatKernels;       \
-  extern const Kernels<bfloat16> kBFloat16Kernels; \
+#define CRNET_DECLARE_VARIANT(variant)                        \
+  namespace variant {                                         \
+  extern const Kernels<float> kFloatKernels;                  \
+  extern const Kernels<bfloat16> kBFloat16Kernels;            \
+  extern const AttentionKernels<float> kFloatAttention;       \
+  extern const AttentionKernels<bfloat16> kBFloat16Attention; \
   }
 CRNET_DECLARE_VARIANT(baseline)
 #if defined(__x86_64__)
 CRNET_DECLARE_VARIANT(avx2)
 CRNET_DECLARE_VARIANT(avx512)
+#define CRNET_PICK(variant, name) pick(variant, baseline::name, avx2::name, avx512::name)
+#else
+#define CRNET_PICK(variant, name) pick(variant, baseline::name, baseline::name, baseline::name)
 #endif
 #undef CRNET_DECLARE_VARIANT
 
 namespace {
 
-enum class Variant { kBaseline, kAvx2, kAvx512 };
-
-Variant best_variant() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return Variant::kAvx512;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Variant::kAvx2;
-#endif
-  return Variant::kBaseline;
+Variant find_best_variant() {
+  if (supports(Variant::kAvx512)) return Variant::kAvx512;
+  return supports(Variant::kAvx2) ? Variant::kAvx2 : Variant::kBaseline;
 }
 
-template <class T>
-const Kernels<T>& pick(const Kernels<T>& baseline_set, const Kernels<T>& avx2_set,
-                       const Kernels<T>& avx512_set) {
-  static const Variant variant = best_variant();
+Variant best_variant() {
+  static const Variant variant = find_best_variant();
+  return variant;
+}
+
+template <class Table>
+const Table& pick(Variant variant, const Table& baseline_set, const Table& avx2_set,
+                  const Table& avx512_set) {
   if (variant == Variant::kAvx512) return avx512_set;
   return variant == Variant::kAvx2 ? avx2_set : baseline_set;
 }
 
 }  // namespace
 
+bool supports(Variant variant) {
 #if defined(__x86_64__)
-template <>
-const Kernels<float>& kernels<float>() {
-  return pick(baseline::kFloatKernels, avx2::kFloatKernels, avx512::kFloatKernels);
-}
-template <>
-const Kernels<bfloat16>& kernels<bfloat16>() {
-  return pick(baseline::kBFloat16Kernels, avx2::kBFloat16Kernels, avx512::kBFloat16Kernels);
-}
-#else
-template <>
-const Kernels<float>& kernels<float>() {
-  return baseline::kFloatKernels;
-}
-template <>
-const Kernels<bfloat16>& kernels<bfloat16>() {
-  return baseline::kBFloat16Kernels;
-}
+  if (variant == Variant::kAvx512) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  }
+  if (variant == Variant::kAvx2) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  }
 #endif
+  return variant == Variant::kBaseline;
+}
+
+template <>
+const Kernels<float>& kernels<float>() {
+  return CRNET_PICK(best_variant(), kFloatKernels);
+}
+template <>
+const Kernels<bfloat16>& kernels<bfloat16>() {
+  return CRNET_PICK(best_variant(), kBFloat16Kernels);
+}
+
+template <>
+const AttentionKernels<float>& attention_kernels<float>(Variant variant) {
+  return CRNET_PICK(variant, kFloatAttention);
+}
+template <>
+const AttentionKernels<bfloat16>& attention_kernels<bfloat16>(Variant variant) {
+  return CRNET_PICK(variant, kBFloat16Attention);
+}
+template <>
+const AttentionKernels<float>& attention_kernels<float>() {
+  return attention_kernels<float>(best_variant());
+}
+template <>
+const AttentionKernels<bfloat16>& attention_kernels<bfloat16>() {
+  return attention_kernels<bfloat16>(best_variant());
+}
 
 }  // namespace crnet::cpu

@@ -39,6 +39,11 @@ struct Kernels {
   void (*subtract_and_divide)(const T* y, T* product, float c, int64_t count);
 };
 
+enum class Variant { kBaseline, kAvx2, kAvx512 };
+
+/// Whether this build and this processor have it.
+bool supports(Variant variant);
+
 /// The kernels for the best instruction set of this processor.
 template <class T>
 const Kernels<T>& kernels();

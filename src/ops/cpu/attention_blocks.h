@@ -1,0 +1,152 @@
+// What attention does with one block of queries and one of keys. All of it stays in the cache; what
+// lies above the diagonal is passed over tile by tile. D head size, D̂ that in whole panels.
+#pragma once
+
+#include <math.h>
+
+#include "ops/cpu/pack.h"
+
+namespace crnet::cpu::CRNET_CPU_VARIANT {
+namespace {
+
+constexpr float kLog2E = 1.44269504088896341f;
+
+inline int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+inline int64_t larger(int64_t a, int64_t b) {
+  return a > b ? a : b;
+}
+
+// Queries [query, query + rows) against keys [key, key + keys), as positions.
+struct BlockPair {
+  int64_t query, rows, key, keys;
+  int64_t size, padded;   // D, D̂
+  int64_t weight_stride;  // of rows of scores and weights
+
+  // How many of these keys the query in `row` sees.
+  [[nodiscard]] int64_t seen(int64_t row) const {
+    return larger(0, smaller(keys, query + row + 1 - key));
+  }
+  // The first row that sees key `index` of these.
+  [[nodiscard]] int64_t first_row(int64_t index) const { return larger(0, key + index - query); }
+};
+
+// Calls f(row, rows) for each tile of rows.
+template <class F>
+inline void for_each_tile(int64_t rows, F&& f) {
+  for (int64_t row = 0; row < rows; row += kTileRows) f(row, smaller(kTileRows, rows - row));
+}
+
+// scores [rows, keys] = x [rows, D̂] · panels [keys / kTileColumns, D, kTileColumns]
+inline void score(const BlockPair& pair, const float* x, const float* panels, float* scores) {
+  for (int64_t column = 0; column < pair.keys; column += kTileColumns) {
+    for_each_tile(pair.rows, [&](int64_t row, int64_t rows) {
+      if (column >= pair.seen(row + rows - 1)) return;
+      multiply_rows<Left::kRows, Into::kOverwrite>(
+          rows, x + row * pair.padded, pair.padded, panels + column * pair.size, pair.size,
+          scores + row * pair.weight_stride + column, pair.weight_stride);
+    });
+  }
+}
+
+// y [rows, D̂] += weights [rows, keys] · panels [D̂ / kTileColumns, keys, kTileColumns]
+inline void add_product(const BlockPair& pair, const float* weights, const float* panels,
+                        float* y) {
+  for (int64_t d = 0; d < pair.padded; d += kTileColumns) {
+    for_each_tile(pair.rows, [&](int64_t row, int64_t rows) {
+      multiply_rows<Left::kRows, Into::kAdd>(
+          rows, weights + row * pair.weight_stride, pair.weight_stride, panels + d * pair.keys,
+          pair.seen(row + rows - 1), y + row * pair.padded + d, pair.padded);
+    });
+  }
+}
+
+// y [keys, D̂] += weightsᵀ [keys, rows] · panels [D̂ / kTileColumns, rows, kTileColumns]
+inline void add_transposed_product(const BlockPair& pair, const float* weights, const float* panels,
+                                   float* y) {
+  for (int64_t d = 0; d < pair.padded; d += kTileColumns) {
+    for_each_tile(pair.keys, [&](int64_t key, int64_t keys) {
+      const int64_t row = smaller(pair.rows, pair.first_row(key));
+      multiply_rows<Left::kColumns, Into::kAdd>(
+          keys, weights + row * pair.weight_stride + key, pair.weight_stride,
+          panels + d * pair.rows + row * kTileColumns, pair.rows - row, y + key * pair.padded + d,
+          pair.padded);
+    });
+  }
+}
+
+// Past the last column that the last row of a tile sees, in whole vectors.
+inline int64_t tile_end(const BlockPair& pair, int64_t row, int64_t rows) {
+  return round_up(pair.seen(row + rows - 1), kLanes);
+}
+
+inline float maximum_of(const float* x, int64_t count, float least) {
+  Vector largest = Vector{} + least;
+  for (int64_t j = 0; j < count; j += kLanes) {
+    const Vector v = load_as<Vector>(x + j);
+    largest = v > largest ? v : largest;
+  }
+  for (int i = 0; i < kLanes; ++i) least = largest[i] > least ? largest[i] : least;
+  return least;
+}
+
+// What a query has met so far: its largest score, Σ e^(score − maximum), and the values weighted
+// so.
+struct RowState {
+  float *maximum, *sum, *y;  // y [D̂]
+};
+
+// One row of scores becomes weights, zeros behind those that are seen.
+inline void soften_row(float* scores, int64_t seen, int64_t end, int64_t padded, RowState state) {
+  for (int64_t j = seen; j < end; ++j) scores[j] = -INFINITY;
+  const float maximum = maximum_of(scores, end, *state.maximum), shift = maximum * kLog2E;
+  Vector sum = {};
+  for (int64_t j = 0; j < end; j += kLanes) {
+    const Vector weight = exp2_fast(load_as<Vector>(scores + j) * kLog2E - shift);
+    store_vector(scores + j, weight);
+    sum += weight;
+  }
+  for (int64_t j = seen; j < end; ++j) scores[j] = 0;
+  const float factor = expf(*state.maximum - maximum);
+  *state.maximum = maximum;
+  *state.sum = *state.sum * factor + sum_of(sum);
+  if (factor == 1.0f) return;
+  for (int64_t d = 0; d < padded; ++d) state.y[d] *= factor;
+}
+
+// Scores become weights; `state` is of the first row.
+inline void soften(const BlockPair& pair, float* scores, RowState state) {
+  for_each_tile(pair.rows, [&](int64_t row, int64_t rows) {
+    const int64_t end = tile_end(pair, row, rows);
+    if (end == 0) return;
+    for (int64_t i = row; i < row + rows; ++i) {
+      soften_row(scores + i * pair.weight_stride, pair.seen(i), end, pair.padded,
+                 {state.maximum + i, state.sum + i, state.y + i * pair.padded});
+    }
+  });
+}
+
+// p = e^(scores − log_sum_exp) in place of the scores, dp = p ⊙ (dp − delta); zeros behind what is
+// seen, as far as a transposed tile reads.
+inline void differentiate(const BlockPair& pair, float* scores, float* dp, const float* log_sum_exp,
+                          const float* delta) {
+  for_each_tile(pair.rows, [&](int64_t row, int64_t rows) {
+    const int64_t end = tile_end(pair, row, rows);
+    const int64_t read = smaller(pair.keys, pair.seen(row + rows - 1) + kTileRows);
+    for (int64_t i = row; i < row + rows; ++i) {
+      float* const p = scores + i * pair.weight_stride;
+      float* const ds = dp + i * pair.weight_stride;
+      const float shift = log_sum_exp[i] * kLog2E, mean = delta[i];
+      for (int64_t j = 0; j < end; j += kLanes) {
+        const Vector weight = exp2_fast(load_as<Vector>(p + j) * kLog2E - shift);
+        store_vector(p + j, weight);
+        store_vector(ds + j, weight * (load_as<Vector>(ds + j) - mean));
+      }
+      for (int64_t j = pair.seen(i); j < larger(end, read); ++j) p[j] = ds[j] = 0;
+    }
+  });
+}
+
+}  // namespace
+}  // namespace crnet::cpu::CRNET_CPU_VARIANT

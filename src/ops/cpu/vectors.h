@@ -1,0 +1,74 @@
+// Vectors of the widest kind that a variant has, and how they are loaded and stored.
+#pragma once
+
+#include "ops/cpu/elements.h"
+
+namespace crnet::cpu::CRNET_CPU_VARIANT {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+template <class Element, int kCount>
+struct VectorOf {
+  typedef Element Type __attribute__((vector_size(kCount * sizeof(Element))));
+};
+using Vector = VectorOf<float, kLanes>::Type;
+using Integers = VectorOf<int32_t, kLanes>::Type;
+
+template <class V>
+inline V load_as(const float* p) {
+  V v;
+  memcpy(&v, p, sizeof(v));
+  return v;
+}
+template <class V>
+inline V load_as(const bfloat16* p) {
+  constexpr int kCount = sizeof(V) / sizeof(float);
+  using Bits = typename VectorOf<uint32_t, kCount>::Type;
+  typename VectorOf<uint16_t, kCount>::Type halves;
+  memcpy(&halves, p, sizeof(halves));
+  return reinterpret_cast<V>(__builtin_convertvector(halves, Bits) << 16);
+}
+
+// The first `count` elements; zeros behind them.
+template <class V, class T>
+inline V load_part(const T* p, int64_t count) {
+  constexpr int64_t kCount = sizeof(V) / sizeof(float);
+  if (count >= kCount) return load_as<V>(p);
+  T elements[kCount] = {};
+  for (int64_t i = 0; i < count; ++i) elements[i] = p[i];
+  return load_as<V>(elements);
+}
+
+inline void store_vector(float* p, Vector v) {
+  memcpy(p, &v, sizeof(v));
+}
+
+inline float sum_of(Vector v) {
+  float sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += v[i];
+  return sum;
+}
+
+// 2^x to about 2 ulp for x ≤ 0, up to rounding. Below 2^−80, which is nothing beside 1, it stops,
+// so that products stay normal numbers. The integer of a NaN is any: its p is NaN already.
+inline Vector exp2_fast(Vector x) {
+  x = x < -80.0f ? Vector{} - 80.0f : x;
+  const Integers n = __builtin_convertvector(x - 0.5f, Integers);  // rounds x to the nearest
+  const Vector f = x - __builtin_convertvector(n, Vector);
+  Vector p = f * 1.3264727e-3f + 9.6715130e-3f;  // minimax for −1/2 ≤ f ≤ 1/2
+  p = p * f + 5.5507336e-2f;
+  p = p * f + 2.4022242e-1f;
+  p = p * f + 6.9314700e-1f;
+  p = p * f + 1.0f;
+  return reinterpret_cast<Vector>(reinterpret_cast<Integers>(p) + (n << 23));
+}
+
+}  // namespace
+}  // namespace crnet::cpu::CRNET_CPU_VARIANT
