@@ -3,12 +3,15 @@
 #include <filesystem>
 
 #include "cli/commands.h"
+#include "cli/plan_machine.h"
+#include "cli/plan_processes.h"
 #include "cli/plan_recompute.h"
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "crnet/model/causal_lm.h"
 #include "crnet/model/costs.h"
 #include "crnet/model/memory.h"
+#include "crnet/train/parallel_plan.h"
 #include "crnet/train/run_config.h"
 
 namespace crnet {
@@ -21,9 +24,14 @@ cxxopts::Options plan_options() {
       "set", "override: key=value (may be repeated)", cxxopts::value<std::string>())(
       "hours", "also print the speed that finishes the run in this time", cxxopts::value<double>())(
       "plot", "draw memory and time of the plans of recomputation into this file (SVG)",
-      cxxopts::value<std::string>()->default_value(""))("h,help", "this text");
+      cxxopts::value<std::string>()->default_value(""));
+  add_process_options(options);
+  add_machine_options(options);
+  options.add_options()("h,help", "this text");
   options.parse_positional({"config"});
-  options.custom_help("CONFIG [--set key=value ...] [--hours H] [--plot FILE]").positional_help("");
+  options
+      .custom_help("CONFIG [--set key=value ...] [--hours H] [--plot FILE] [--processes N[,N...]]")
+      .positional_help("");
   return options;
 }
 
@@ -121,11 +129,16 @@ int run_plan(int argc, char** argv) {
     throw UsageError("[plan] --plot: expected a file in a folder that exists, got " +
                      plot.string());
   }
+  check_machine_options(parsed);
+  const ProcessOptions processes(parsed);
+  for (const int count : processes.counts) check_plannable(loaded, processes.network, count);
   print_parameters(loaded.config.model);
   print_flops(loaded.config);
   print_memory(loaded.config);
   print_run(loaded.config, parsed);
-  print_recompute(loaded, plot.string());
+  const PlanMachine machine = plan_machine(loaded.config, parsed);
+  print_recompute(loaded, machine, plot.string());
+  print_processes(loaded, machine, processes);
   return 0;
 }
 

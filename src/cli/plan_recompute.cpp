@@ -43,30 +43,12 @@ void print_accounting(const PlannerInput& input) {
       bytes(counts.as_published).c_str());
 }
 
-PlannerInput measured_input(const RunConfig& config) {
-  Runtime runtime = select_runtime(config.train);
-  // Precision auto is reckoned as bf16, as in the table of memory: the run may be on another
-  // machine.
-  const bool bf16 = config.train.precision != PrecisionChoice::kFp32;
-  runtime.compute_dtype = bf16 ? torch::kBFloat16 : torch::kFloat32;
-  const auto rate = [](double value) { return format_count(value); };
-  PlannerInput input{config, bf16,
-                     measure_machine_rates(runtime, config.model, config.data.sequence_length),
-                     runtime.device, process_bytes(runtime.device)};
-  const MachineRates& rates = input.rates;
-  std::printf(
-      "Recomputation, on %s: %sFLOP/s wide products, %s low-rank, %s attention, %s its "
-      "backward; %sB/s memory\n",
-      describe(runtime).c_str(), rate(rates.products).c_str(),
-      rate(rates.low_rank_products).c_str(), rate(rates.attention_forward).c_str(),
-      rate(rates.attention_backward).c_str(), rate(rates.memory).c_str());
-  return input;
-}
-
 }  // namespace
 
-void print_recompute(const LoadedConfig<RunConfig>& loaded, const std::string& plot) {
-  const PlannerInput input = measured_input(loaded.config);
+void print_recompute(const LoadedConfig<RunConfig>& loaded, const PlanMachine& machine,
+                     const std::string& plot) {
+  const PlannerInput& input = machine.input;
+  std::printf("Recomputation, on %s\n", machine.description.c_str());
   const auto strategies = estimate_strategies(input);
   const auto front = plan_front(input);
   const double base = strategies.front().seconds;
@@ -90,7 +72,7 @@ void print_recompute(const LoadedConfig<RunConfig>& loaded, const std::string& p
     std::printf("  drawn in %s\n", plot.c_str());
   }
   if (loaded.config.recompute.strategy != RecomputeStrategy::kAuto) return;
-  const int64_t budget = resolve_memory_budget(loaded.config.recompute.memory_budget, input.device);
+  const int64_t budget = machine.budget(/*local_processes=*/1);
   try {
     const PlanEstimate chosen = choose_plan(input, budget);
     std::printf("  auto, within %s:\n", bytes(budget).c_str());

@@ -23,10 +23,6 @@ class GradientHook : public torch::autograd::PostAccumulateGradHook {
   std::function<void()> action_;
 };
 
-// Sums that are under way at once: each holds a unit's gradients (by Gloo those of all processes as
-// well).
-constexpr size_t kSumsAtOnce = 2;
-
 // What is not a matrix, of all units, and then the matrices by unit. Every unit's use waits for the
 // first bucket, and only for it, so it is updated first.
 std::vector<ParameterUnit> with_small_apart(const std::vector<ParameterUnit>& units) {

@@ -11,6 +11,10 @@
 
 namespace crnet {
 
+/// Sums that are under way at once: each holds a unit's gradients (by Gloo those of all processes
+/// as well).
+inline constexpr size_t kSumsAtOnce = 2;
+
 /// See DataParallel. One bucket a unit, after a first one for what is small: norms and β of all
 /// units stay gathered, in fp32.
 class ShardedParameters : public DataParallel {

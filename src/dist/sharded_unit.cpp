@@ -23,6 +23,12 @@ void resize_memory(const Tensor& tensor, size_t bytes) {
 
 }  // namespace
 
+int64_t part_of_unit(const std::vector<int64_t>& counts, int64_t num_processes) {
+  int64_t end = 0;
+  for (const int64_t count : counts) end += rounded_up(count, kAlignment);
+  return rounded_up(end, kAlignment * num_processes) / num_processes;
+}
+
 ShardedUnit::ShardedUnit(const ParameterUnit& unit, ProcessGroupPtr group, ProcessGroupPtr replicas,
                          torch::Device device, bool releases)
     : group_(std::move(group)), replicas_(std::move(replicas)), releases_(releases) {
@@ -40,11 +46,13 @@ ShardedUnit::ShardedUnit(const ParameterUnit& unit, ProcessGroupPtr group, Proce
 
 void ShardedUnit::lay_out(const ParameterUnit& unit) {
   int64_t end = 0;
+  std::vector<int64_t> counts;
   for (const auto& [name, parameter] : unit.parameters) {
     members_.push_back({name, parameter, parameter.sizes().vec(), end, parameter.numel()});
     end += rounded_up(parameter.numel(), kAlignment);
+    counts.push_back(parameter.numel());
   }
-  part_ = rounded_up(end, kAlignment * group_->getSize()) / group_->getSize();
+  part_ = part_of_unit(counts, group_->getSize());
 }
 
 Tensor ShardedUnit::own_part(const Tensor& whole) const {

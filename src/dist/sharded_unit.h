@@ -12,6 +12,9 @@
 
 namespace crnet {
 
+/// Elements of each of `num_processes` equal parts of parameters of these sizes.
+[[nodiscard]] int64_t part_of_unit(const std::vector<int64_t>& counts, int64_t num_processes);
+
 /// Its parameters lie end to end in one buffer, each at a multiple of 64 elements, padded so that
 /// all processes of the group have equal parts. Of the fp32 master weights and of the gradients'
 /// mean a process has its own part alone; the weights that are computed with, in the unit's dtype,

@@ -49,6 +49,27 @@ int64_t count_block_weights(const ModelConfig& config, int64_t layer) {
   return sum;
 }
 
+std::vector<std::vector<int64_t>> count_matrix_elements(const ModelConfig& config) {
+  const int64_t vocabulary = config.vocab_size * config.hidden_size;
+  std::vector<std::vector<int64_t>> units = {{vocabulary}};
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    auto& matrices = units.emplace_back();
+    for (int64_t p = 0; p < kNumProjections; ++p) {
+      const auto projection = static_cast<Projection>(p);
+      const int64_t in = config.in_features(projection), out = config.out_features(projection);
+      if (config.is_full_rank(layer)) {
+        matrices.push_back(in * out);
+      } else {
+        const int64_t r = config.low_rank(layer, projection);
+        matrices.insert(matrices.end(), {in * r, r * out});
+      }
+    }
+  }
+  units.emplace_back();
+  if (!config.tie_embeddings) units.back().push_back(vocabulary);
+  return units;
+}
+
 ParameterCounts count_parameters(const ModelConfig& config) {
   ParameterCounts counts;
   const int64_t C = config.hidden_size, V = config.vocab_size, L = config.num_layers;
@@ -77,14 +98,24 @@ FlopCounts count_flops(const ModelConfig& config, int64_t sequence_length) {
   return flops;
 }
 
+RecomputeCounts count_block_recompute(const ModelConfig& config, int64_t sequence_length,
+                                      const RecomputePlan& plan, int64_t layer) {
+  const BlockPlan& block = plan.blocks[static_cast<size_t>(layer)];
+  RecomputeCounts counts;
+  if (block.graph) return counts;
+  counts.projections = 2 * static_cast<double>(weights_again(config, plan, layer));
+  if (!block.attention) counts.attention = attention_flops(config, sequence_length);
+  return counts;
+}
+
 RecomputeCounts count_recompute(const ModelConfig& config, int64_t sequence_length,
                                 const RecomputePlan& plan) {
   RecomputeCounts counts;
   for (size_t layer = 0; layer < plan.blocks.size(); ++layer) {
-    if (plan.blocks[layer].graph) continue;
-    counts.projections +=
-        2 * static_cast<double>(weights_again(config, plan, static_cast<int64_t>(layer)));
-    if (!plan.blocks[layer].attention) counts.attention += attention_flops(config, sequence_length);
+    const auto block =
+        count_block_recompute(config, sequence_length, plan, static_cast<int64_t>(layer));
+    counts.projections += block.projections;
+    counts.attention += block.attention;
   }
   return counts;
 }

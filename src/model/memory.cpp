@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "crnet/model/costs.h"
 #include "crnet/ops/linear_cross_entropy.h"
 
 namespace crnet {
@@ -14,21 +13,24 @@ int64_t out(const ModelConfig& config, Projection p) {
   return config.out_features(p);
 }
 
-// Elements per token of the compute dtype that the graph of a block keeps, apart from low-rank
-// products and from what the block above reads.
-int64_t block_elements(const ModelConfig& config) {
-  const int64_t C = config.hidden_size, F = config.ffn_size, kv = out(config, Projection::kK);
-  const bool grouped = config.kv_heads() != config.num_heads;
-  // Residual stream at both norms and the norms' results; gate, up and their product; attention's
-  // queries, keys and values (spread over the query heads where those are grouped) and its result.
-  return 4 * C + 3 * F + 2 * C + (grouped ? 2 * C : 2 * kv);
+// On a GPU keys and values are spread over the query heads where those are grouped.
+bool spreads_keys(const ModelConfig& config, const StepShape& shape) {
+  return !shape.on_cpu && config.kv_heads() != config.num_heads;
 }
 
-// The raw outputs that the block above reads; gate, up and (not grouped) v are counted already.
-int64_t read_above_elements(const ModelConfig& config) {
+// Elements per token of the compute dtype that the graph of a block keeps, apart from low-rank
+// products and from what the block above reads.
+int64_t block_elements(const ModelConfig& config, bool spread) {
+  const int64_t C = config.hidden_size, F = config.ffn_size, kv = out(config, Projection::kK);
+  // Residual stream at both norms and the norms' results; gate, up and their product; attention's
+  // queries, keys and values and its result.
+  return 4 * C + 3 * F + 2 * C + (spread ? 2 * C : 2 * kv);
+}
+
+// The raw outputs that the block above reads; gate, up and (not spread) v are counted already.
+int64_t read_above_elements(const ModelConfig& config, bool spread) {
   const int64_t C = config.hidden_size, kv = out(config, Projection::kK);
-  const bool grouped = config.kv_heads() != config.num_heads;
-  return C + kv + (grouped ? kv : 0) + 2 * C;  // q, k, v; o and down
+  return C + kv + (spread ? kv : 0) + 2 * C;  // q, k, v; o and down
 }
 
 int64_t low_rank_elements(const ModelConfig& config, int64_t layer) {
@@ -48,10 +50,12 @@ bool holds_outputs(const std::vector<BlockPlan>& plan, size_t layer) {
 // One training step, block by block. Sizes are bytes per token unless said otherwise.
 class StepMemory {
  public:
-  StepMemory(const ModelConfig& config, const StepShape& shape)
+  StepMemory(const ModelConfig& config, const StepShape& shape, const StateMemory& state)
       : config_(config),
         shape_(shape),
+        state_(state),
         plan_(shape.recompute.blocks),
+        spread_(spreads_keys(config, shape)),
         size_(shape.bf16 ? 2 : kFp32),
         tokens_(shape.batch * shape.sequence_length) {
     if (plan_.empty()) plan_.assign(static_cast<size_t>(config.num_layers), {.graph = true});
@@ -66,28 +70,30 @@ class StepMemory {
     // CoLA keeps X A on both sides of its nonlinearity.
     const int64_t sides = config_.architecture == Architecture::kCoLA ? 2 : 1;
     const auto block = static_cast<int64_t>(layer);
-    return size_ * (block_elements(config_) + sides * low_rank_elements(config_, block)) +
+    return size_ * (block_elements(config_, spread_) + sides * low_rank_elements(config_, block)) +
            kFp32 * (2 + config_.num_heads);  // both norms, attention's log-sum-exp
   }
   [[nodiscard]] int64_t read_above(size_t layer) const {
-    return layer + 1 < plan_.size() && outputs_ > 0 ? size_ * read_above_elements(config_) : 0;
+    return layer + 1 < plan_.size() && outputs_ > 0 ? size_ * read_above_elements(config_, spread_)
+                                                    : 0;
   }
   [[nodiscard]] ActivationCounts kept(size_t layer) const;
   [[nodiscard]] int64_t rebuilt_outputs(size_t layer) const;
   [[nodiscard]] int64_t working_set(size_t layer) const;
   [[nodiscard]] bool inverts_below(size_t layer) const;
   [[nodiscard]] int64_t in_backward(size_t layer) const;
-  // Bytes in all: of the gradients of a block's projections, and of their weights in bf16.
-  [[nodiscard]] int64_t gradients(size_t layer) const {
-    return kFp32 * count_block_weights(config_, static_cast<int64_t>(layer));
-  }
-  [[nodiscard]] int64_t weight_copies(size_t layer) const {
-    return shape_.bf16 ? gradients(layer) / 2 : 0;
-  }
+  // Bytes in all.
+  [[nodiscard]] int64_t taken(const StateMemory::Unit& unit) const;
+  [[nodiscard]] int64_t in_transit(size_t unit) const;
+  [[nodiscard]] int64_t passing(size_t layer) const;
+  [[nodiscard]] int64_t gathered(size_t layer) const;
+  void count_activations(MemoryCounts& memory) const;
 
   const ModelConfig& config_;
   const StepShape& shape_;
+  const StateMemory& state_;
   std::vector<BlockPlan> plan_;
+  bool spread_;
   int64_t size_, tokens_;
   int64_t outputs_ = 0;  // Y of the seven projections of a block
 };
@@ -139,9 +145,8 @@ int64_t StepMemory::in_backward(size_t layer) const {
   // Y of q and k; below, that of o, down, gate and up.
   const int64_t inverted_by_attention = inverts_below(layer) ? size_ * (3 * C + kv + 2 * F) : 0;
   const int64_t mlp = size_ * (3 * F + (gives_down ? C : 0)) + inverted_in_mlp;
-  // The MLP's activations are gone by then. On a CPU bf16 attention is fp32 inside: q, k, v, its
-  // result, and the gradients of all four.
-  const int64_t attention = (shape_.bf16 && shape_.on_cpu ? kFp32 * 8 * C : size_ * 4 * C) +
+  // The MLP's activations are gone by then. The gradients of q, k, v and of their result.
+  const int64_t attention = size_ * (spread_ ? 4 * C : 2 * C + 2 * kv) +
                             (gives_down ? size_ * (2 * C + 2 * F) : 0) + inverted_by_attention -
                             size_ * (3 * F + C);
   return above + size_ * 2 * C + std::max(mlp, attention);
@@ -156,16 +161,35 @@ int64_t StepMemory::working_set(size_t layer) const {
   return set + graph(layer) - held.total();  // Y is let go: what the graph needs, it holds itself
 }
 
-MemoryCounts StepMemory::count() const {
-  MemoryCounts memory;
-  const ParameterCounts parameters = count_parameters(config_);
-  memory.weights = memory.gradients = kFp32 * parameters.total();
-  memory.optimizer = 2 * memory.weights;
-  const int64_t head = config_.vocab_size * config_.hidden_size;  // entries
-  memory.head_gradient = kFp32 * head;
-  const int64_t rows = default_chunk_rows(tokens_, config_.vocab_size);
-  memory.logits_chunk = size_ * rows * config_.vocab_size;
+// What a unit's gradients add when they have been made and taken over.
+int64_t StepMemory::taken(const StateMemory::Unit& unit) const {
+  return state_.keeps_made ? unit.made : unit.kept;
+}
 
+// Buffers in which gradients travel when those of `unit` have set off.
+int64_t StepMemory::in_transit(size_t unit) const {
+  int64_t bytes = 0;
+  const size_t end = std::min(unit + state_.units_in_transit, state_.units.size());
+  for (; unit < end; ++unit) bytes += state_.units[unit].in_transit;
+  return bytes;
+}
+
+// Beside what stays, for the moment in which it is made.
+int64_t StepMemory::passing(size_t layer) const {
+  if (state_.keeps_made) return 0;
+  const StateMemory::Unit& unit = state_.units[layer + 1];
+  return plan_[layer].graph ? unit.largest : unit.made;
+}
+
+// Gathered weights while block `layer` is differentiated: its own, those of the next below, and the
+// same again where blocks below are replayed.
+int64_t StepMemory::gathered(size_t layer) const {
+  const int64_t own = state_.units[layer + 1].gathered, next = state_.units[layer].gathered;
+  const bool replays = !shape_.recompute.inverts && rebuilt_outputs(layer) > 0;
+  return (replays ? 2 : 1) * (layer == 0 ? own : own + next);
+}
+
+void StepMemory::count_activations(MemoryCounts& memory) const {
   ActivationCounts& all = memory.activations;
   // The final norm's input; the gradient at its result.
   all.head = tokens_ * (size_ * 2 * config_.hidden_size + kFp32);
@@ -176,43 +200,71 @@ MemoryCounts StepMemory::count() const {
     all.outputs += tokens_ * block.outputs;
     all.attention += tokens_ * block.attention;
     all.graphs += tokens_ * block.graphs;
-    if (plan_[layer].graph) memory.weight_copies += weight_copies(layer);
+    if (plan_[layer].graph) memory.weight_copies += state_.units[layer + 1].copy;
   }
+}
+
+MemoryCounts StepMemory::count() const {
+  MemoryCounts memory;
+  const StateMemory::Unit &embedding = state_.units.front(), &head = state_.units.back();
+  memory.weights = state_.weights + state_.masters;
+  memory.optimizer = state_.moments;
+  memory.gradients = state_.gradients;
+  for (const auto& unit : state_.units) memory.gradients += taken(unit);
+  const int64_t head_matrix = config_.vocab_size * config_.hidden_size;
+  memory.head_gradient = kFp32 * head_matrix;
+  const int64_t rows = default_chunk_rows(tokens_, config_.vocab_size);
+  memory.logits_chunk = size_ * rows * config_.vocab_size;
+  count_activations(memory);
 
   // The head: its matrix and the chunk's gradient of it in the compute dtype, one chunk of logits.
-  int64_t live = all.total() + memory.weight_copies + memory.head_gradient;
-  if (shape_.accumulates) live += memory.gradients;
-  int64_t most = live + memory.logits_chunk + (shape_.bf16 ? 2 * size_ * head : 0);
-  if (shape_.accumulates) live -= memory.head_gradient;  // added to the one that was there
+  int64_t live =
+      memory.activations.total() + memory.weight_copies + memory.head_gradient + state_.gradients;
+  int64_t most_buffers = config_.tie_embeddings ? embedding.gathered : head.gathered;
+  int64_t most =
+      live + memory.logits_chunk + (shape_.bf16 ? 2 * size_ * head_matrix : 0) + most_buffers;
+  // A tied one's gradient waits for that of the embedding.
+  if (!config_.tie_embeddings) {
+    live += taken(head);
+    if (!state_.keeps_made) most = std::max(most, live + in_transit(plan_.size() + 1));
+    live -= memory.head_gradient;
+  }
 
   // Backward: activations go, gradients come.
-  int64_t stored = memory.stored_peak = all.total() - all.head;
+  int64_t stored = memory.stored_peak = memory.activations.total() - memory.activations.head;
   for (size_t layer = plan_.size(); layer-- > 0;) {
+    const StateMemory::Unit& unit = state_.units[layer + 1];
     const int64_t outputs = tokens_ * kept(layer).outputs,
                   kept_here = tokens_ * kept(layer).total();
     const int64_t working = tokens_ * working_set(layer);
-    if (!shape_.accumulates) live += gradients(layer);
-    if (!plan_[layer].graph) live += weight_copies(layer);
-    // Where gradients were there already, a rebuilt block's new ones come together.
-    const bool at_once = shape_.accumulates && !plan_[layer].graph;
-    most = std::max(most, live + working + (at_once ? gradients(layer) : 0));
+    live += taken(unit);
+    if (!plan_[layer].graph) live += unit.copy;
+    const int64_t buffers = gathered(layer) + in_transit(layer + 1);
+    most = std::max(most, live + working + passing(layer) + buffers);
+    most_buffers = std::max(most_buffers, buffers);
     memory.working_set = std::max(memory.working_set, working);
     memory.stored_peak =
         std::max(memory.stored_peak, stored - outputs + tokens_ * rebuilt_outputs(layer));
     stored -= kept_here;
-    live -= kept_here + weight_copies(layer);
+    live -= kept_here + unit.copy;
   }
   // The embedding's gradient comes last.
-  const int64_t embedding = kFp32 * parameters.embedding;
-  most = std::max(most, memory.gradients + (shape_.accumulates ? embedding : 0));
-  memory.peak = memory.weights + memory.optimizer + most;
+  live += taken(embedding) - memory.activations.head;
+  most = std::max(most, live + in_transit(0) + (state_.keeps_made ? 0 : embedding.made));
+  memory.buffers = state_.buffers + std::max(most_buffers, in_transit(0));
+  memory.peak = memory.weights + memory.optimizer + state_.buffers + most;
   return memory;
 }
 
 }  // namespace
 
+MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape,
+                          const StateMemory& state) {
+  return StepMemory(config, shape, state).count();
+}
+
 MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape) {
-  return StepMemory(config, shape).count();
+  return count_memory(config, shape, count_state(config, shape.bf16, shape.accumulates));
 }
 
 }  // namespace crnet

@@ -97,9 +97,10 @@ RunStart agree_on_start(Group& group, const RunFolder& folder, const std::string
 }
 
 RunPlan agree_on_plan(Group& group, const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
-                      const std::optional<Checkpoint>& start) {
+                      const std::optional<Checkpoint>& start,
+                      const std::optional<RecomputePlan>& given) {
   RunPlan plan = group.together("plan", [&]() -> RunPlan {
-    return group.is_first() ? find_plan(loaded, runtime, start) : RunPlan{};
+    return group.is_first() ? find_plan(loaded, runtime, group.launch(), start, given) : RunPlan{};
   });
   if (group.size() == 1) return plan;
   const auto agreed = group.gather(plan_to_json(plan.plan).dump(), "the plan")[0];

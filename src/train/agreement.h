@@ -30,6 +30,7 @@ RunStart agree_on_start(Group& group, const RunFolder& folder, const std::string
 
 /// The first process's, since measured rates decide it; see find_plan().
 RunPlan agree_on_plan(Group& group, const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
-                      const std::optional<Checkpoint>& start);
+                      const std::optional<Checkpoint>& start,
+                      const std::optional<RecomputePlan>& given);
 
 }  // namespace crnet

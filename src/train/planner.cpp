@@ -13,17 +13,42 @@
 #include "crnet/core/format.h"
 #include "crnet/model/causal_lm.h"
 #include "crnet/model/costs.h"
+#include "train/parallel_state.h"
 #include "train/step_time.h"
 
 namespace crnet {
 namespace {
 
-constexpr double kShareOfFree = 0.95;  // the rest: what LibTorch's kernels take for themselves
-
 StepShape step_shape(const PlannerInput& input, RecomputePlan plan) {
   const RunConfig& config = input.config;
-  return {config.train.micro_batch, config.data.sequence_length,     input.bf16,
-          std::move(plan),          config.accumulation_steps() > 1, input.device.is_cpu()};
+  return {config.train.micro_batch,
+          config.data.sequence_length,
+          input.bf16,
+          std::move(plan),
+          config.accumulation_steps(input.num_processes) > 1,
+          input.device.is_cpu()};
+}
+
+StateMemory state_of(const PlannerInput& input) {
+  const bool accumulates = input.config.accumulation_steps(input.num_processes) > 1;
+  return count_state(input.config.model, input.bf16, accumulates,
+                     sharing_of(input.config.dist, input.num_processes, input.device));
+}
+
+PlanEstimate estimate(const PlannerInput& input, const StateMemory& state, RecomputePlan plan,
+                      std::string name) {
+  const StepShape shape = step_shape(input, std::move(plan));
+  const ModelConfig& model = input.config.model;
+  PlanEstimate estimate;
+  estimate.name = std::move(name);
+  estimate.plan = shape.recompute;
+  estimate.memory = count_memory(model, shape, state);
+  estimate.memory.peak += input.process_bytes;
+  estimate.recompute_share =
+      count_recompute(model, shape.sequence_length, shape.recompute).total() /
+      count_flops(model, shape.sequence_length).training();
+  estimate.seconds = predict_seconds(model, shape, input.rates);
+  return estimate;
 }
 
 RecomputePlan plan_of(RecomputeStrategy strategy, const ModelConfig& model) {
@@ -97,20 +122,21 @@ std::vector<RecomputePlan> candidates(const PlannerInput& input) {
 }
 
 std::vector<PlanEstimate> estimate_all(const PlannerInput& input) {
+  const StateMemory state = state_of(input);
   std::vector<PlanEstimate> estimates;
   for (auto& plan : candidates(input)) {
-    estimates.push_back(estimate_plan(input, std::move(plan), "auto"));
+    estimates.push_back(estimate(input, state, std::move(plan), "auto"));
   }
   return estimates;
 }
 
-// The fastest that fits; nullptr where none does.
-const PlanEstimate* fastest(const std::vector<PlanEstimate>& estimates, int64_t budget,
-                            bool inverts) {
+// The fastest that fits, an exact one if there is any; nullptr where none does.
+const PlanEstimate* fastest(const std::vector<PlanEstimate>& estimates, int64_t budget) {
   const PlanEstimate* best = nullptr;
   for (const auto& estimate : estimates) {
-    if (estimate.memory.peak > budget || estimate.plan.inverts != inverts) continue;
-    if (best == nullptr || estimate.seconds < best->seconds) best = &estimate;
+    if (estimate.memory.peak > budget) continue;
+    const auto cost = [](const PlanEstimate& e) { return std::pair(e.plan.inverts, e.seconds); };
+    if (best == nullptr || cost(estimate) < cost(*best)) best = &estimate;
   }
   return best;
 }
@@ -132,7 +158,8 @@ std::string remedy(const PlannerInput& input, int64_t budget) {
   const int64_t now = input.config.train.micro_batch;
   PlannerInput smaller = input;
   if (smaller.config.train.global_batch_tokens == 0) {  // the update stays of the same size
-    smaller.config.train.global_batch_tokens = input.config.micro_batch_tokens();
+    smaller.config.train.global_batch_tokens =
+        input.config.micro_batch_tokens() * input.num_processes;
   }
   int64_t least = 0;
   for (int64_t micro = now - 1; micro >= 1; --micro) {
@@ -177,18 +204,7 @@ int64_t available_on_cpu() {
 }  // namespace
 
 PlanEstimate estimate_plan(const PlannerInput& input, RecomputePlan plan, std::string name) {
-  const StepShape shape = step_shape(input, std::move(plan));
-  const ModelConfig& model = input.config.model;
-  PlanEstimate estimate;
-  estimate.name = std::move(name);
-  estimate.plan = shape.recompute;
-  estimate.memory = count_memory(model, shape);
-  estimate.memory.peak += input.process_bytes;
-  estimate.recompute_share =
-      count_recompute(model, shape.sequence_length, shape.recompute).total() /
-      count_flops(model, shape.sequence_length).training();
-  estimate.seconds = predict_seconds(model, shape, input.rates);
-  return estimate;
+  return estimate(input, state_of(input), std::move(plan), std::move(name));
 }
 
 std::vector<PlanEstimate> estimate_strategies(const PlannerInput& input) {
@@ -223,15 +239,20 @@ std::vector<PlanEstimate> plan_front(const PlannerInput& input, size_t count) {
 }
 
 PlanEstimate choose_plan(const PlannerInput& input, int64_t budget) {
-  const auto estimates = estimate_all(input);
-  for (const bool inverts : {false, true}) {
-    if (const auto* best = fastest(estimates, budget, inverts)) return *best;
-  }
+  if (const auto best = nearest_plan(input, budget); best.memory.peak <= budget) return best;
   throw UsageError(
       format("recompute.memory_budget: expected at least %s, the least that a plan needs at "
              "train.micro_batch %ld, got %s; %s",
              bytes(least_peak(input)).c_str(), static_cast<long>(input.config.train.micro_batch),
              bytes(budget).c_str(), remedy(input, budget).c_str()));
+}
+
+PlanEstimate nearest_plan(const PlannerInput& input, int64_t budget) {
+  const auto estimates = estimate_all(input);
+  if (const auto* best = fastest(estimates, budget)) return *best;
+  return *std::min_element(estimates.begin(), estimates.end(), [](const auto& a, const auto& b) {
+    return a.memory.peak < b.memory.peak;
+  });
 }
 
 InverseAccounting account_for_inverse(const PlannerInput& input) {
@@ -255,14 +276,15 @@ InverseAccounting account_for_inverse(const PlannerInput& input) {
           bytes(model.output_elements() - o_and_down)};
 }
 
-int64_t resolve_memory_budget(const std::string& budget, torch::Device device) {
+int64_t resolve_memory_budget(const std::string& budget, torch::Device device,
+                              int local_processes) {
   const int64_t asked = parse_memory_budget(budget);
   if (asked > 0) return asked;
   const int64_t free =
       device.is_cuda()
           ? static_cast<int64_t>(
                 c10::getDeviceAllocator(torch::kCUDA)->getMemoryInfo(device.index()).first)
-          : available_on_cpu();
+          : available_on_cpu() / local_processes;
   return static_cast<int64_t>(kShareOfFree * static_cast<double>(free)) + process_bytes(device);
 }
 

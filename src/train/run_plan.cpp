@@ -16,22 +16,25 @@ using Json = nlohmann::json;
 
 // What the choice depends on, apart from speeds. Another model is refused later, by name.
 bool has_same_settings(const Checkpoint& checkpoint, const RunConfig& config,
-                       const Runtime& runtime) {
+                       const Runtime& runtime, int num_processes) {
   Json before = Json::parse(checkpoint.state.run_config), now = Json(to_json(config));
   for (Json* settings : {&before, &now}) (*settings)["recompute"].erase("check_every");
-  for (const char* key : {"/model", "/recompute", "/train/micro_batch",
-                          "/train/global_batch_tokens", "/data/sequence_length"}) {
+  for (const char* key :
+       {"/model", "/recompute", "/train/micro_batch", "/train/global_batch_tokens",
+        "/data/sequence_length", "/dist/shard", "/dist/shard_group", "/dist/gradients"}) {
     const Json::json_pointer place(key);
     if (!before.contains(place) || before.at(place) != now.at(place)) return false;
   }
   const Json extra = Json::parse(checkpoint.state.extra);
   return extra.value("precision", "") == dtype_name(runtime.compute_dtype) &&
-         extra.value("device", "") == runtime.device.str();
+         extra.value("device", "") == runtime.device.str() &&
+         extra.value("processes", 1) == num_processes;
 }
 
 std::optional<RecomputePlan> saved_plan(const std::optional<Checkpoint>& start,
-                                        const RunConfig& config, const Runtime& runtime) {
-  if (!start || !has_same_settings(*start, config, runtime)) return std::nullopt;
+                                        const RunConfig& config, const Runtime& runtime,
+                                        int num_processes) {
+  if (!start || !has_same_settings(*start, config, runtime, num_processes)) return std::nullopt;
   const Json extra = Json::parse(start->state.extra);
   if (!extra.contains("recompute_plan")) return std::nullopt;
   return plan_from_json(extra.at("recompute_plan"));
@@ -47,20 +50,26 @@ void refuse_kept_attention_on_cuda(const LoadedConfig<RunConfig>& loaded, const 
 }  // namespace
 
 RunPlan find_plan(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
-                  const std::optional<Checkpoint>& start) {
+                  const Launch& launch, const std::optional<Checkpoint>& start,
+                  const std::optional<RecomputePlan>& given) {
   const RunConfig& config = loaded.config;
   refuse_kept_attention_on_cuda(loaded, runtime);
   if (config.recompute.strategy != RecomputeStrategy::kAuto) {
     return {make_plan(config.recompute, config.model), ""};
   }
-  if (auto saved = saved_plan(start, config, runtime)) {
+  if (auto saved = saved_plan(start, config, runtime, launch.world_size)) {
     return {*saved, "recompute: as before, " + describe(*saved)};
   }
+  if (given) return {*given, "recompute: as given, " + describe(*given)};
   const PlannerInput input{
-      config, runtime.compute_dtype == torch::kBFloat16,
-      measure_machine_rates(runtime, config.model, config.data.sequence_length), runtime.device,
-      process_bytes(runtime.device)};
-  const int64_t budget = resolve_memory_budget(config.recompute.memory_budget, runtime.device);
+      config,
+      runtime.compute_dtype == torch::kBFloat16,
+      measure_machine_rates(runtime, config.model, config.data.sequence_length),
+      runtime.device,
+      process_bytes(runtime.device),
+      launch.world_size};
+  const int64_t budget = resolve_memory_budget(config.recompute.memory_budget, runtime.device,
+                                               launch.local_world_size);
   const auto chosen = loaded.located([&] { return choose_plan(input, budget); });
   const auto none = estimate_plan(input, make_plan({}, config.model), "none");
   return {chosen.plan,

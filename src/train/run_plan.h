@@ -19,10 +19,12 @@ struct RunPlan {
 };
 
 /// The plan of the configured strategy. Under strategy auto that of the checkpoint, if it was made
-/// with the same settings: measured anew, another plan might round differently. Else the one that
-/// the planner chooses now. Throws UsageError where recompute.memory_budget cannot be met.
+/// with the same settings and as many processes: measured anew, another plan might round
+/// differently. Else `given`, or what the planner chooses now. Throws UsageError where
+/// recompute.memory_budget cannot be met.
 RunPlan find_plan(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
-                  const std::optional<Checkpoint>& start);
+                  const Launch& launch, const std::optional<Checkpoint>& start,
+                  const std::optional<RecomputePlan>& given);
 
 nlohmann::json plan_to_json(const RecomputePlan& plan);
 /// Throws nlohmann::json::exception where `json` is not what plan_to_json gives.

@@ -20,44 +20,54 @@ class StepTime {
                      ? static_cast<double>(config.output_elements())
                      : 0) {}
 
-  // Forward and backward with everything kept.
-  [[nodiscard]] double base() const {
-    const FlopCounts flops = count_flops(config_, shape_.sequence_length);
-    double seconds =
-        tokens_ * flops.attention * (1 / rates_.attention_forward + 2 / rates_.attention_backward);
-    seconds += 3 * tokens_ * flops.head / rates_.products + head_bytes() / rates_.memory;
-    double weights = 0;
+  // The embedding's lookup is next to nothing; the head's backward pass is made in its forward
+  // pass.
+  [[nodiscard]] std::vector<UnitSeconds> units() const {
+    std::vector<UnitSeconds> units(static_cast<size_t>(config_.num_layers) + 2);
     for (int64_t layer = 0; layer < config_.num_layers; ++layer) {
-      const auto block = static_cast<double>(count_block_weights(config_, layer));
-      seconds += 3 * tokens_ * 2 * block / product_rate(layer);
-      weights += block;
+      units[static_cast<size_t>(layer) + 1] = {forward(layer), backward(layer) + again(layer)};
     }
-    // Backward reads and writes about twice what forward does, and adds up gradients of outputs.
-    const double blocks =
-        static_cast<double>(config_.num_layers) * (3 * block_bytes() + size_ * 6 * outputs_);
-    const double casts = weights * (cast_bytes() + 3 * kFp32);  // gradients: written, added
-    return seconds + (tokens_ * blocks + casts) / rates_.memory;
-  }
-
-  // What the backward pass does again.
-  [[nodiscard]] double again() const {
-    const auto& plan = shape_.recompute;
-    const RecomputeCounts flops = count_recompute(config_, shape_.sequence_length, plan);
-    double seconds = tokens_ * (flops.projections / product_rate(config_.num_layers - 1) +
-                                flops.attention / rates_.attention_forward);
-    for (size_t layer = 0; layer < plan.blocks.size(); ++layer) {
-      const BlockPlan& block = plan.blocks[layer];
-      if (block.graph) continue;
-      const bool is_read = block.products && block.outputs;
-      const double bytes = block_bytes() - (is_read ? size_ * 4 * outputs_ : 0);
-      const auto weights =
-          static_cast<double>(count_block_weights(config_, static_cast<int64_t>(layer)));
-      seconds += (tokens_ * bytes + weights * cast_bytes()) / rates_.memory;
-    }
-    return seconds;
+    const FlopCounts flops = count_flops(config_, shape_.sequence_length);
+    units.back().forward =
+        3 * tokens_ * flops.head / rates_.products + head_bytes() / rates_.memory;
+    return units;
   }
 
  private:
+  [[nodiscard]] double weights(int64_t layer) const {
+    return static_cast<double>(count_block_weights(config_, layer));
+  }
+  // Of attention in one block.
+  [[nodiscard]] double attention_flops() const {
+    return tokens_ * count_flops(config_, shape_.sequence_length).attention /
+           static_cast<double>(config_.num_layers);
+  }
+  [[nodiscard]] double forward(int64_t layer) const {
+    return tokens_ * 2 * weights(layer) / product_rate(layer) +
+           attention_flops() / rates_.attention_forward +
+           (tokens_ * block_bytes() + weights(layer) * cast_bytes()) / rates_.memory;
+  }
+  // Reads and writes about twice what forward does, and adds up gradients of outputs. Gradients of
+  // weights: written, added.
+  [[nodiscard]] double backward(int64_t layer) const {
+    const double bytes = tokens_ * (2 * block_bytes() + size_ * 6 * outputs_);
+    return 2 * tokens_ * 2 * weights(layer) / product_rate(layer) +
+           2 * attention_flops() / rates_.attention_backward +
+           (bytes + weights(layer) * 3 * kFp32) / rates_.memory;
+  }
+  // What the backward pass does again.
+  [[nodiscard]] double again(int64_t layer) const {
+    if (shape_.recompute.blocks.empty()) return 0;
+    const BlockPlan& block = shape_.recompute.blocks[static_cast<size_t>(layer)];
+    if (block.graph) return 0;
+    const RecomputeCounts flops =
+        count_block_recompute(config_, shape_.sequence_length, shape_.recompute, layer);
+    const bool is_read = block.products && block.outputs;
+    const double bytes = block_bytes() - (is_read ? size_ * 4 * outputs_ : 0);
+    return tokens_ * (flops.projections / product_rate(config_.num_layers - 1) +
+                      flops.attention / rates_.attention_forward) +
+           (tokens_ * bytes + weights(layer) * cast_bytes()) / rates_.memory;
+  }
   [[nodiscard]] double product_rate(int64_t layer) const {
     return config_.is_full_rank(layer) ? rates_.products : rates_.low_rank_products;
   }
@@ -85,10 +95,18 @@ class StepTime {
 
 }  // namespace
 
+std::vector<UnitSeconds> predict_units(const ModelConfig& config, const StepShape& shape,
+                                       const MachineRates& rates) {
+  return StepTime(config, shape, rates).units();
+}
+
 double predict_seconds(const ModelConfig& config, const StepShape& shape,
                        const MachineRates& rates) {
-  const StepTime time(config, shape, rates);
-  return time.base() + time.again();
+  double seconds = 0;
+  for (const auto& unit : predict_units(config, shape, rates)) {
+    seconds += unit.forward + unit.backward;
+  }
+  return seconds;
 }
 
 }  // namespace crnet

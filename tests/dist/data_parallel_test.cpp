@@ -1,59 +1,18 @@
 #include "crnet/dist/data_parallel.h"
 
-#include <arpa/inet.h>
 #include <gtest/gtest.h>
-#include <sys/socket.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
-#include <cstdlib>
-#include <functional>
 #include <map>
-#include <thread>
 
 #include "crnet/core/error.h"
+#include "in_process_group.h"
 
 namespace crnet {
 namespace {
 
+using testing::run_processes;
 using torch::Tensor;
-
-// Below the ports that the system gives to clients: one that tries too early could meet itself.
-int free_port() {
-  static int next = 20000 + ::getpid() % 10000;
-  for (;; ++next) {
-    const int probe = ::socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(static_cast<uint16_t>(next));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    const bool is_free = ::bind(probe, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
-    ::close(probe);
-    if (is_free) return next++;
-  }
-}
-
-// Threads in the place of processes, each with a group of its own.
-void run_processes(int count, const DistConfig& config, const std::function<void(Group&)>& work) {
-  Launch launch;
-  launch.launcher = Launcher::kByHand;
-  launch.world_size = launch.local_world_size = count;
-  launch.rendezvous_host = "127.0.0.1";
-  launch.rendezvous_port = free_port();
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < count; ++rank) {
-    launch.rank = launch.local_rank = rank;
-    threads.emplace_back([launch, &config, &work] {
-      try {
-        Group group(launch, config, torch::kCPU);
-        work(group);
-      } catch (const std::exception& failure) {
-        ADD_FAILURE() << "process " << launch.rank << ": " << failure.what();
-      }
-    });
-  }
-  for (auto& thread : threads) thread.join();
-}
 
 // y = ((x W0 + b0) W1 + b1) …: a unit a layer. Sizes that no number of processes divides.
 struct Layers {
@@ -140,7 +99,7 @@ void accumulate(const Layers& layers, DataParallel& parallel, int rank, int micr
   }
 }
 
-class DataParallelTest : public testing::TestWithParam<Case> {};
+class DataParallelTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(DataParallelTest, GradientsAreThoseOfOneProcessWithAllMicroBatches) {
   const Case& c = GetParam();
@@ -227,13 +186,13 @@ TEST_P(DataParallelTest, ReleasedWeightsHaveNoMemory) {
 
 INSTANTIATE_TEST_SUITE_P(
     Sharding, DataParallelTest,
-    testing::Values(Case{Sharding::kNone, 1, 0, 2}, Case{Sharding::kNone, 2, 0, 2},
-                    Case{Sharding::kOptimizer, 1, 0, 1}, Case{Sharding::kOptimizer, 2, 0, 1},
-                    Case{Sharding::kOptimizer, 3, 0, 2}, Case{Sharding::kOptimizer, 4, 2, 2},
-                    Case{Sharding::kOptimizer, 2, 0, 2, GradientPrecision::kBf16},
-                    Case{Sharding::kOptimizer, 2, 1, 1}, Case{Sharding::kParameters, 2, 0, 1},
-                    Case{Sharding::kParameters, 3, 0, 2}, Case{Sharding::kParameters, 4, 2, 1},
-                    Case{Sharding::kParameters, 2, 0, 1, GradientPrecision::kBf16}),
+    ::testing::Values(Case{Sharding::kNone, 1, 0, 2}, Case{Sharding::kNone, 2, 0, 2},
+                      Case{Sharding::kOptimizer, 1, 0, 1}, Case{Sharding::kOptimizer, 2, 0, 1},
+                      Case{Sharding::kOptimizer, 3, 0, 2}, Case{Sharding::kOptimizer, 4, 2, 2},
+                      Case{Sharding::kOptimizer, 2, 0, 2, GradientPrecision::kBf16},
+                      Case{Sharding::kOptimizer, 2, 1, 1}, Case{Sharding::kParameters, 2, 0, 1},
+                      Case{Sharding::kParameters, 3, 0, 2}, Case{Sharding::kParameters, 4, 2, 1},
+                      Case{Sharding::kParameters, 2, 0, 1, GradientPrecision::kBf16}),
     [](const auto& info) {
       const Case& c = info.param;
       return std::string(enum_name(c.shard)) + "_" + std::to_string(c.processes) + "in" +

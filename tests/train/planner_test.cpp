@@ -153,6 +153,34 @@ TEST(Planner, ABudgetThatNothingMeetsIsRefusedWithTheRemedy) {
   EXPECT_THAT(refusal(input, 1 << 20), HasSubstr("even train.micro_batch 1 needs"));
 }
 
+TEST(Planner, CountsWhatOtherProcessesTakeAndSpare) {
+  auto alone = input_for("crnet-60m");
+  auto replicated = alone, split = alone;
+  replicated.num_processes = split.num_processes = 8;
+  split.config.dist.shard = Sharding::kParameters;
+  const auto peak = [](const PlannerInput& input) {
+    return estimate_strategies(input)[0].memory.peak;
+  };
+  // The Reducer's buckets are there while activations are, gradients of one process come later.
+  EXPECT_GT(peak(replicated), peak(alone));
+  EXPECT_LT(peak(split), peak(alone));
+  const int64_t budget = peak(alone);
+  EXPECT_FALSE(choose_plan(alone, budget).plan.is_active());
+  EXPECT_TRUE(choose_plan(replicated, budget).plan.is_active());
+}
+
+TEST(Planner, AccumulatesAsOftenAsTheProcessesLeaveIt) {
+  auto input = input_for("crnet-60m", {"train.global_batch_tokens=16384"});
+  const auto gradients = [&](int num_processes) {
+    input.num_processes = num_processes;
+    return estimate_strategies(input)[0].memory.gradients;
+  };
+  const int64_t tokens = input.config.micro_batch_tokens();
+  ASSERT_EQ(16384 % (2 * tokens), 0);
+  // Sums of earlier micro-batches beside the buckets, unless one micro-batch is all.
+  EXPECT_EQ(gradients(2), 2 * gradients(static_cast<int>(16384 / tokens)));
+}
+
 TEST(Planner, ThePictureNamesEveryStrategy) {
   const auto input = input_for("crnet-60m");
   const auto svg = render_plan_svg(estimate_strategies(input), plan_front(input), "A <title>");

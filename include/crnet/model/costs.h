@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "crnet/model/config.h"
 #include "crnet/recompute/plan.h"
@@ -24,6 +25,10 @@ ParameterCounts count_parameters(const ModelConfig& config);
 /// Weights of the seven projections of block `layer` (from 0), β not included.
 int64_t count_block_weights(const ModelConfig& config, int64_t layer);
 
+/// Elements of every matrix, by the units of CausalLMImpl::parameter_units(): the embedding, each
+/// block, the head (none where it is tied).
+std::vector<std::vector<int64_t>> count_matrix_elements(const ModelConfig& config);
+
 /// FLOPs of matrix products per token, at 2 per multiply-add; element-wise work is not counted.
 struct FlopCounts {
   double projections = 0;  ///< forward, all blocks
@@ -43,6 +48,9 @@ struct RecomputeCounts {
 };
 RecomputeCounts count_recompute(const ModelConfig& config, int64_t sequence_length,
                                 const RecomputePlan& plan);
+/// The part of block `layer` (from 0).
+RecomputeCounts count_block_recompute(const ModelConfig& config, int64_t sequence_length,
+                                      const RecomputePlan& plan, int64_t layer);
 
 /// The same shape at full rank: what a low-rank model is compared with.
 ModelConfig dense_equivalent(const ModelConfig& config);

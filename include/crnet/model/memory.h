@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "crnet/model/config.h"
+#include "crnet/model/state_memory.h"
 #include "crnet/recompute/plan.h"
 
 namespace crnet {
@@ -15,7 +16,7 @@ struct StepShape {
   bool bf16 = true;              ///< activations in bf16, else in fp32
   RecomputePlan recompute = {};  ///< no blocks: everything is kept
   bool accumulates = false;      ///< gradients of a former micro-batch are there
-  bool on_cpu = true;            ///< where bf16 attention computes in fp32
+  bool on_cpu = true;            ///< where grouped keys and values are not spread out
 };
 
 /// Bytes that the forward pass keeps for the backward pass, by kind.
@@ -31,12 +32,13 @@ struct ActivationCounts {
   }
 };
 
-/// Bytes. Weights, gradients and moments are fp32.
+/// Bytes.
 struct MemoryCounts {
-  int64_t weights = 0;
+  int64_t weights = 0;           ///< fp32 masters, and what else is there of weights throughout
   int64_t gradients = 0;         ///< when the backward pass is done
-  int64_t optimizer = 0;         ///< two moments of AdamW
+  int64_t optimizer = 0;         ///< two fp32 moments of AdamW
   int64_t weight_copies = 0;     ///< bf16 copies that the backward pass reads
+  int64_t buffers = 0;           ///< of communication: gathered weights, gradients on their way
   ActivationCounts activations;  ///< per micro-batch
   /// Most at any moment of what was kept and of Y rebuilt from it, apart from the block that is
   /// differentiated and from the head.
@@ -47,6 +49,9 @@ struct MemoryCounts {
   int64_t logits_chunk = 0;   ///< held while one chunk of tokens passes the head
   int64_t peak = 0;           ///< most at any moment of a step, an estimate
 };
-MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape);
+[[nodiscard]] MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape,
+                                        const StateMemory& state);
+/// In one process.
+[[nodiscard]] MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape);
 
 }  // namespace crnet

@@ -27,6 +27,7 @@ struct PlannerInput {
   MachineRates rates;
   torch::Device device = torch::kCPU;  ///< attention's results can be kept on a CPU only
   int64_t process_bytes = 0;           ///< what the process holds already; added to every peak
+  int num_processes = 1;               ///< that share the work, as config.dist says
 };
 
 [[nodiscard]] PlanEstimate estimate_plan(const PlannerInput& input, RecomputePlan plan,
@@ -45,6 +46,8 @@ struct PlannerInput {
 /// The fastest plan whose peak is at most `budget` bytes; one that inverts only where no exact one
 /// fits. Throws UsageError ("recompute.memory_budget: expected …") that says what would fit.
 [[nodiscard]] PlanEstimate choose_plan(const PlannerInput& input, int64_t budget);
+/// The same, but for the plan of the least peak where none fits.
+[[nodiscard]] PlanEstimate nearest_plan(const PlannerInput& input, int64_t budget);
 
 /// What inversion stores of X, X A and anchors under the configured model and batch, in bytes.
 struct InverseAccounting {
@@ -54,9 +57,14 @@ struct InverseAccounting {
 };
 [[nodiscard]] InverseAccounting account_for_inverse(const PlannerInput& input);
 
+/// Of a device's free memory, what "fit" takes: LibTorch's kernels want some for themselves.
+inline constexpr double kShareOfFree = 0.95;
+
 /// recompute.memory_budget in bytes; "fit" is 95 % of what the device has free now (on a CPU: what
-/// Linux says is available, or what is left of the container's limit) and what the process holds.
-[[nodiscard]] int64_t resolve_memory_budget(const std::string& budget, torch::Device device);
+/// Linux says is available, or what is left of the container's limit, divided by the processes on
+/// it) and what the process holds.
+[[nodiscard]] int64_t resolve_memory_budget(const std::string& budget, torch::Device device,
+                                            int local_processes = 1);
 
 /// What this process holds on the device before a model is made: on a CPU its resident memory, most
 /// of it LibTorch's libraries; 0 on a GPU, of whose memory LibTorch counts tensors alone.
