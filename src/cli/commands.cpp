@@ -1,6 +1,7 @@
 #include "cli/commands.h"
 
 #include <array>
+#include <cstdlib>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
@@ -8,16 +9,18 @@
 namespace crnet {
 namespace {
 
-constexpr std::array<Command, 8> kCommands = {{
+constexpr auto kCommands = std::to_array<Command>({
     {"prepare", run_prepare, "text to token shards, with a tokenizer given or trained"},
     {"train", run_train, "train a model as a configuration file says"},
     {"launch", run_launch, "train in several processes on this machine"},
     {"eval", run_eval, "perplexity of a checkpoint on prepared data"},
     {"generate", run_generate, "continue a prompt with a checkpoint"},
     {"checkpoint", run_checkpoint, "verify checkpoints; bring one of many processes into one file"},
+    {"verify-resume", run_verify_resume, "whether a resumed run is the run that never stopped"},
     {"plan", run_plan, "parameters, FLOPs and memory of a configuration"},
+    {"bench", run_bench, "a training step against what it cannot avoid, and where its time goes"},
     {"config", run_config, "the resolved configuration, or the schema of all keys"},
-}};
+});
 
 }  // namespace
 
@@ -56,6 +59,10 @@ void add_runtime_options(cxxopts::Options& options) {
                         cxxopts::value<std::string>()->default_value("auto"))(
       "precision", "auto, bf16 or fp32", cxxopts::value<std::string>()->default_value("auto"))(
       "threads", "CPU threads; 0: all cores", cxxopts::value<int64_t>()->default_value("0"));
+}
+
+void keep_profiler_quiet() {
+  ::setenv("KINETO_LOG_LEVEL", "5", /*overwrite=*/0);  // above its severest, 4
 }
 
 std::vector<std::string> overrides_in(const cxxopts::ParseResult& parsed) {

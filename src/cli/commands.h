@@ -15,7 +15,9 @@ int run_launch(int argc, char** argv);
 int run_eval(int argc, char** argv);
 int run_generate(int argc, char** argv);
 int run_checkpoint(int argc, char** argv);
+int run_verify_resume(int argc, char** argv);
 int run_plan(int argc, char** argv);
+int run_bench(int argc, char** argv);
 int run_config(int argc, char** argv);
 
 struct Command {
@@ -36,6 +38,10 @@ cxxopts::ParseResult parse_arguments(cxxopts::Options& options, int argc, char**
 
 /// Adds --device, --precision and --threads, which eval and generate share.
 void add_runtime_options(cxxopts::Options& options);
+
+/// Before LibTorch's profiler runs first: it says nothing on standard error, where with CUDA's
+/// LibTorch and no GPU it would report an error that is none. KINETO_LOG_LEVEL overrides it.
+void keep_profiler_quiet();
 
 /// Every --set in order. Not a cxxopts list: that would split model.r=[64,128] at its comma.
 std::vector<std::string> overrides_in(const cxxopts::ParseResult& parsed);

@@ -3,6 +3,8 @@
 #include <cstdio>
 
 #include "cli/commands.h"
+#include "crnet/core/error.h"
+#include "crnet/core/format.h"
 #include "crnet/train/device.h"
 #include "crnet/train/trainer.h"
 
@@ -14,11 +16,20 @@ cxxopts::Options train_options() {
   options.add_options()("config", "recipe, YAML or JSON", cxxopts::value<std::string>())(
       "set", "override: key=value (may be repeated)", cxxopts::value<std::string>())(
       "resume", "auto: the newest sound checkpoint of the run's folder; or a checkpoint's folder",
-      cxxopts::value<std::string>())("h,help", "this text");
+      cxxopts::value<std::string>())(
+      "profile", "write a trace of so many steps, after 3 of warm-up, into the run's folder",
+      cxxopts::value<int64_t>())("h,help", "this text");
   options.parse_positional({"config"});
-  options.custom_help("CONFIG [--set key=value ...] [--resume auto|CHECKPOINT]")
+  options.custom_help("CONFIG [--set key=value ...] [--resume auto|CHECKPOINT] [--profile STEPS]")
       .positional_help("");
   return options;
+}
+
+int64_t profile_steps(const cxxopts::ParseResult& parsed) {
+  const auto steps = parsed["profile"].as<int64_t>();
+  if (steps >= 1) return steps;
+  throw UsageError(
+      format("[train] --profile: expected at least 1 step, got %ld", static_cast<long>(steps)));
 }
 
 }  // namespace
@@ -31,12 +42,14 @@ int run_train(int argc, char** argv) {
     return 0;
   }
   keep_freed_memory();
+  keep_profiler_quiet();
   const auto loaded =
       load_run_config(required(parsed, "config", "train", "a recipe"), overrides_in(parsed));
   TrainOptions train_options;
   train_options.program = program_invocation_name;
   train_options.launch = detect_launch();
   if (parsed.count("resume") != 0) train_options.resume = parsed["resume"].as<std::string>();
+  if (parsed.count("profile") != 0) train_options.profile_steps = profile_steps(parsed);
   train(loaded, train_options);
   return 0;
 }

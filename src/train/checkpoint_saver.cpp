@@ -1,5 +1,6 @@
 #include "train/checkpoint_saver.h"
 
+#include <ATen/record_function.h>
 #include <pthread.h>
 
 #include <chrono>
@@ -21,6 +22,7 @@ double seconds_since(Clock::time_point begin) {
 
 // So that training may change the originals.
 void copy_to_host(std::vector<TensorPiece>& pieces) {
+  RECORD_USER_SCOPE("crnet::copy_to_host");
   for (auto& piece : pieces) {
     piece.values = piece.values.detach().to(torch::kCPU, /*non_blocking=*/false, /*copy=*/true);
   }
@@ -95,6 +97,7 @@ void CheckpointSaver::begin(CheckpointContent content, bool in_background) {
 
 void CheckpointSaver::write(const CheckpointContent& content, const std::filesystem::path& folder,
                             const std::stop_token& stop) {
+  RECORD_USER_SCOPE("crnet::write_checkpoint");
   std::string share;
   try {
     share = share_to_text(write_share(folder, content, group_.rank(), group_.size(), stop));

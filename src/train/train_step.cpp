@@ -1,21 +1,40 @@
 #include "train/train_step.h"
 
+#include <ATen/record_function.h>
+
 #include <cmath>
 
-namespace crnet {
+#include "crnet/core/format.h"
 
-StepResult train_step(CausalLMImpl& model, torch::Device device, Loader& loader, AdamW& optimizer,
-                      Group& group, DataParallel& data_parallel, const StepPlan& plan) {
+namespace crnet {
+namespace {
+
+// Work that a profiler sees under a name.
+template <class Work>
+auto stage(const char* name, const Work& work) {
+  RECORD_USER_SCOPE(name);
+  return work();
+}
+
+}  // namespace
+
+StepResult train_step(CausalLMImpl& model, torch::Device device,
+                      const std::function<Batch()>& next_batch, AdamW& optimizer, Group& group,
+                      DataParallel& data_parallel, const StepPlan& plan) {
+  RECORD_USER_SCOPE(format("ProfilerStep#%ld", static_cast<long>(plan.number)));
   StepResult result;
 
   // 1. Gradients of every micro-batch, summed, and on the last averaged over the processes. The
   // losses stay on the device until all are queued.
   torch::Tensor loss_sum;
   for (int64_t i = 0; i < plan.num_micro_batches; ++i) {
-    const Batch batch = loader.next();
-    const torch::Tensor loss = model.loss(batch.inputs.to(device, /*non_blocking=*/true),
-                                          batch.targets.to(device, /*non_blocking=*/true));
-    data_parallel.backward(loss, /*reduce=*/i + 1 == plan.num_micro_batches);
+    const Batch batch = stage("crnet::next_batch", next_batch);
+    const torch::Tensor loss = stage("crnet::forward", [&] {
+      return model.loss(batch.inputs.to(device, /*non_blocking=*/true),
+                        batch.targets.to(device, /*non_blocking=*/true));
+    });
+    stage("crnet::backward",
+          [&] { data_parallel.backward(loss, /*reduce=*/i + 1 == plan.num_micro_batches); });
     loss_sum = loss_sum.defined() ? loss_sum + loss.detach() : loss.detach();
   }
   const double loss = loss_sum.item<double>();
@@ -28,16 +47,19 @@ StepResult train_step(CausalLMImpl& model, torch::Device device, Loader& loader,
     result.stops = sums[1] > 0;
     return std::sqrt(sums[2] / data_parallel.copies());
   };
-  result.grad_norm = optimizer.clip_grad_norm(plan.clip_norm, plan.num_micro_batches, agree);
+  result.grad_norm = stage("crnet::clip", [&] {
+    return optimizer.clip_grad_norm(plan.clip_norm, plan.num_micro_batches, agree);
+  });
 
   // 3. The update, unless something is not finite: then neither weights nor moments may see it.
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
   if (!result.skipped) {
-    optimizer.step(plan.lr, [&](size_t bucket) { data_parallel.updated(bucket); });
+    stage("crnet::update",
+          [&] { optimizer.step(plan.lr, [&](size_t bucket) { data_parallel.updated(bucket); }); });
   }
 
   // 4. Room for the next step.
-  optimizer.zero_grad();
+  stage("crnet::release_gradients", [&] { optimizer.zero_grad(); });
   return result;
 }
 

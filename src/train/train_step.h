@@ -1,6 +1,8 @@
 // One update of the weights.
 #pragma once
 
+#include <functional>
+
 #include "crnet/data/loader.h"
 #include "crnet/dist/data_parallel.h"
 #include "crnet/dist/group.h"
@@ -17,15 +19,18 @@ struct StepResult {
 };
 
 struct StepPlan {
+  int64_t number = 1;             ///< of the step, from 1
   int64_t num_micro_batches = 1;  ///< of this process
   double lr = 0;
   double clip_norm = 0;
   bool wants_to_stop = false;  ///< this process; all hear of it
 };
 
-/// Takes the micro-batches from `loader`, accumulates their gradients, averages them over the
-/// processes, clips and updates. The result is the same on all processes.
-StepResult train_step(CausalLMImpl& model, torch::Device device, Loader& loader, AdamW& optimizer,
-                      Group& group, DataParallel& data_parallel, const StepPlan& plan);
+/// Takes the micro-batches from `next_batch`, accumulates their gradients, averages them over the
+/// processes, clips and updates. The result is the same on all processes. A profiler sees the step
+/// as the range ProfilerStep#NUMBER, which is what PyTorch's tools look for, and its stages in it.
+StepResult train_step(CausalLMImpl& model, torch::Device device,
+                      const std::function<Batch()>& next_batch, AdamW& optimizer, Group& group,
+                      DataParallel& data_parallel, const StepPlan& plan);
 
 }  // namespace crnet

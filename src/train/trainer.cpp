@@ -1,5 +1,8 @@
 #include "crnet/train/trainer.h"
 
+#include <ATen/record_function.h>
+#include <torch/utils.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -19,6 +22,7 @@
 #include "train/checkpoint_saver.h"
 #include "train/run_folder.h"
 #include "train/run_plan.h"
+#include "train/run_profile.h"
 #include "train/run_start.h"
 #include "train/run_state.h"
 #include "train/train_progress.h"
@@ -41,12 +45,15 @@ class TrainingRun {
       : group_(group),
         loaded_(loaded),
         program_(options.program),
+        last_step_(options.stop_after > 0 ? std::min(options.stop_after, config_.train.steps)
+                                          : config_.train.steps),
         folder_{config_.train.run_dir},
         data_(group_.together("open the data", [&] { return open_data(loaded); })),
         runtime_(runtime),
         store_(folder_.checkpoints(), config_.checkpoint.keep_last, config_.checkpoint.keep_every),
         start_(agree_on_start(group_, folder_, options.resume, data_.train.index(), store_, lock_)),
-        plan_(agree_on_plan(group_, loaded, runtime_, start_.checkpoint)),
+        profile_(make_profile(options.profile_steps)),
+        plan_(agree_on_plan(group_, loaded, runtime_, start_.checkpoint, options.plan)),
         state_(config_, runtime_, plan_.plan, group_),
         saver_(group_, store_),
         peak_flops_(measure_peak_flops(runtime_)) {
@@ -60,6 +67,7 @@ class TrainingRun {
   TrainSummary run();
 
  private:
+  std::unique_ptr<RunProfile> make_profile(int64_t num_steps) const;
   void load_weights();
   void report_refusals() const;
   TrainSummary nothing_to_do();
@@ -70,13 +78,14 @@ class TrainingRun {
   void save();
   void finish_save();
   void report(const SaveOutcome& outcome) const;
+  void finish_profile();
   void report_recompute(const std::set<BlockStack::Span>& replayed_before, bool checks_drift,
                         StepMetrics& metrics) const;
   void report_drift(const RecomputeDrift& drift, StepMetrics& metrics) const;
   void stop_on_bad_steps(const StepMetrics& metrics);
   void say_how_it_ended() const;
   [[nodiscard]] bool is_due(int64_t every) const {
-    return every > 0 && state_.step % every == 0 && state_.step < config_.train.steps;
+    return every > 0 && state_.step % every == 0 && state_.step < last_step_;
   }
   [[nodiscard]] LoaderOptions loader_options() const;
   void note(const char* what) {
@@ -92,6 +101,7 @@ class TrainingRun {
   const LoadedConfig<RunConfig> loaded_;
   const RunConfig& config_ = loaded_.config;
   const std::string program_;
+  const int64_t last_step_;  // of this part
   const RunFolder folder_;
   const RunData data_;
   const Runtime runtime_;
@@ -100,6 +110,7 @@ class TrainingRun {
   // process may be adding to them.
   detail::Descriptor lock_;
   const RunStart start_;
+  const std::unique_ptr<RunProfile> profile_;  // outlives the threads that are recorded
   const RunPlan plan_;
   RunState state_;
   CheckpointSaver saver_;
@@ -113,11 +124,20 @@ class TrainingRun {
   TrainSummary summary_;
 };
 
+std::unique_ptr<RunProfile> TrainingRun::make_profile(int64_t num_steps) const {
+  if (num_steps == 0) return nullptr;
+  const int64_t done = start_.checkpoint ? start_.checkpoint->state.step : 0;
+  return std::make_unique<RunProfile>(done + kProfileWarmup + 1, num_steps, folder_.path, group_,
+                                      runtime_.device);
+}
+
 void TrainingRun::load_weights() {
   if (start_.checkpoint) {
     state_.restore(*start_.checkpoint, config_, data_.train.index());
   } else {
-    state_.initialize(static_cast<uint64_t>(config_.train.seed));
+    const auto seed = static_cast<uint64_t>(config_.train.seed);
+    torch::manual_seed(seed);  // LibTorch's generator starts anywhere, and a checkpoint holds it
+    state_.initialize(seed);
   }
 }
 
@@ -191,12 +211,13 @@ TrainSummary TrainingRun::run() {
     open_folder();
     announce();
     metrics_.emplace(folder_.metrics(), start_.checkpoint ? state_.step : -1);
-    progress_.emplace(config_.train.steps, config_.train.log_every);
+    progress_.emplace(last_step_, config_.train.log_every);
   });
   loader_.emplace(data_.train, loader_options());
   summary_.run_dir = folder_.path;
   if (state_.step == 0) validate();
-  while (state_.step < config_.train.steps && !stops_) {
+  while (state_.step < last_step_ && !stops_) {
+    if (profile_) profile_->before_step(state_.step + 1);
     const StepMetrics metrics = one_step();
     if (metrics_) metrics_->write(metrics);
     if (progress_) progress_->show(metrics);
@@ -205,11 +226,14 @@ TrainSummary TrainingRun::run() {
     if (is_due(config_.train.eval_every) && !stops_) validate();
     // In a row of bad steps the weights are in doubt: the sound checkpoints stay.
     if (is_due(config_.checkpoint.every) && !metrics.skipped) save();
+    if (profile_ && profile_->ends_after(state_.step)) finish_profile();
   }
+  if (profile_ && !profile_->is_finished()) finish_profile();
   summary_.stopped = state_.step < config_.train.steps;
   if (!summary_.stopped) validate();
   save();
   finish_save();
+  if (metrics_) metrics_->flush();
   progress_.reset();
   summary_.steps = state_.step;
   summary_.skipped_steps = state_.skipped_steps;
@@ -240,6 +264,7 @@ void TrainingRun::say_how_it_ended() const {
 StepMetrics TrainingRun::one_step() {
   const auto begin = Clock::now();
   StepPlan plan;
+  plan.number = state_.step + 1;
   plan.num_micro_batches = config_.accumulation_steps(group_.size());
   plan.wants_to_stop = StopSignal::received() != 0;
   plan.lr = learning_rate(config_.schedule, config_.optimizer.lr, state_.step, config_.train.steps);
@@ -248,8 +273,9 @@ StepMetrics TrainingRun::one_step() {
   if (checks_drift) state_.model->stack().check_next();
   const auto replayed_before = state_.model->stack().replayed();
   group_.at_step(state_.step + 1, usual_seconds_);
-  const StepResult result = train_step(*state_.model, runtime_.device, *loader_, state_.optimizer,
-                                       group_, *state_.parallel, plan);
+  const StepResult result = train_step(
+      *state_.model, runtime_.device, [&] { return loader_->next(); }, state_.optimizer, group_,
+      *state_.parallel, plan);
   stops_ = result.stops;
 
   const int64_t tokens = plan.num_micro_batches * config_.micro_batch_tokens() * group_.size();
@@ -338,6 +364,7 @@ void TrainingRun::stop_on_bad_steps(const StepMetrics& metrics) {
 
 void TrainingRun::validate() {
   if (!data_.validation) return;
+  RECORD_USER_SCOPE("crnet::validate");
   note("validating");
   group_.at_step(state_.step, /*usual_seconds=*/0);
   EvalOptions options;
@@ -366,12 +393,14 @@ void TrainingRun::validate() {
   if (progress_) progress_->show(metrics);
 }
 
-// Goes on while the checkpoint is written, unless it is the last: what came of it is reported later.
+// Goes on while the checkpoint is written, unless it is the last: what came of it is reported
+// later.
 void TrainingRun::save() {
+  RECORD_USER_SCOPE("crnet::save");
   note("saving");
   group_.at_step(state_.step, /*usual_seconds=*/0);
   if (const auto outcome = saver_.wait()) report(*outcome);
-  const bool goes_on = state_.step < config_.train.steps && !stops_;
+  const bool goes_on = state_.step < last_step_ && !stops_;
   saver_.begin(state_.capture(config_, runtime_, data_.train.index(), folder_.tokenizer(), group_),
                config_.checkpoint.background && goes_on);
   if (!group_.is_first()) return;
@@ -394,6 +423,17 @@ void TrainingRun::report(const SaveOutcome& outcome) const {
                    outcome.seconds, outcome.wait_seconds));
 }
 
+// A trace has all of a save, and no other thread may be inside an operator when recording ends.
+void TrainingRun::finish_profile() {
+  if (const auto outcome = saver_.wait()) report(*outcome);
+  loader_->wait_until_full();
+  try {
+    log::info(profile_->finish(state_.step));
+  } catch (const Error& failure) {
+    log::error(failure.what());  // a trace is not worth a run
+  }
+}
+
 void TrainingRun::finish_save() {
   if (const auto outcome = saver_.wait()) report(*outcome);
   summary_.checkpoint = saver_.latest();
@@ -403,11 +443,13 @@ void TrainingRun::finish_save() {
 
 TrainSummary train(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options) {
   check_processes(loaded, options.launch.world_size);
+  check_profile(options.profile_steps, loaded.config.train.steps);
   const Runtime runtime = select_runtime(loaded.config.train, options.launch);
   Group group(options.launch, loaded.config.dist, runtime.device);
   try {
     if (!group.is_first()) log::keep_to_errors();
     agree_on_settings(group, loaded.config, runtime);
+    group.expect_same({{"step to stop after", std::to_string(options.stop_after)}});
     return TrainingRun(loaded, options, runtime, group).run();
   } catch (const std::exception& failure) {
     group.leave(failure.what());

@@ -9,11 +9,13 @@ import unittest
 
 from harness import SOURCE, TINY, VOCABULARY, CliTest, fixture, overrides
 
+SCALING = SOURCE / "docs/scaling.md"
 DOCUMENTS = [SOURCE / "README.md", SOURCE / "CONTRIBUTING.md", *sorted(SOURCE.glob("docs/**/*.md"))]
 TINY_RUN = {**TINY, "train.steps": 2, "train.eval_every": 0, "checkpoint.every": 0,
             "schedule.kind": "constant"}
 # Options of crnet that take no value.
-SWITCHES = {"--help", "-h", "--version", "--schema", "--json", "--no-cache", "--force"}
+SWITCHES = {"--help", "-h", "--version", "--schema", "--json", "--no-cache", "--force", "--keep",
+            "--floor"}
 SHELL = {">", ">>", "|", "&&", ";", "2>&1"}
 FENCE = re.compile(r"^ *```")
 SHELL_FENCE = re.compile(r"^ *```(sh|bash|console)$")
@@ -78,10 +80,10 @@ class Documentation(CliTest):
             self.succeeds(*self.on_the_fixture(words), cwd=SOURCE)
 
     def on_the_fixture(self, words):
-        if words[:1] == ["launch"] and "train" in words:
-            launched = words.index("train")
+        launched = next((i for i, word in enumerate(words) if word in ("train", "verify-resume")), 0)
+        if words[:1] == ["launch"] and launched:
             return [*words[:launched], *self.on_the_fixture(words[launched:])]
-        adapt = getattr(self, f"adapt_{words[0]}", None) if words else None
+        adapt = getattr(self, f"adapt_{words[0].replace('-', '_')}", None) if words else None
         if adapt is None or "--help" in words:
             return words
         positional, options = split_options(words[1:])
@@ -113,6 +115,9 @@ class Documentation(CliTest):
                 *self.with_replaced(options, replaced),
                 *overrides(**tiny, data__path=fixture("data"), train__run_dir=run_dir)]
 
+    def adapt_verify_resume(self, positional, options):
+        return [*self.adapt_train(positional, options), "--set", "train.steps=20"]
+
     def adapt_eval(self, positional, options):
         replaced = {"--data": fixture("data"), "--device": "cpu"}
         return [*[fixture("straight-fp32") for _ in positional],
@@ -121,9 +126,37 @@ class Documentation(CliTest):
     def adapt_plan(self, positional, options):
         return [*positional, *self.with_replaced(options, {"--plot": self.scratch / "plan.svg"})]
 
+    def adapt_bench(self, positional, options):
+        tiny = {key.replace(".", "__"): value for key, value in TINY_RUN.items()
+                if key != "model.architecture"}
+        return [*positional, *self.with_replaced(options, {"--rounds": 1}), *overrides(**tiny)]
+
     def adapt_generate(self, positional, options):
         return [*[fixture("straight-fp32") for _ in positional],
                 *self.with_replaced(options, {"--device": "cpu"}), "--threads", 1]
+
+
+class PrintedTables(CliTest):
+    def test_the_tables_of_scaling_are_what_their_commands_print(self):
+        lines, tables = SCALING.read_text().splitlines(), 0
+        for number, words, _ in command_lines(SCALING):
+            shown = text_block_below(lines, number)
+            if not shown:
+                continue
+            tables += 1
+            with self.subTest(f"scaling.md:{number}: crnet {shlex.join(words)}"):
+                printed = self.succeeds(*words, cwd=SOURCE).stdout.splitlines()
+                self.assertEqual([line for line in printed if line in shown], shown)
+        self.assertGreaterEqual(tables, 4)
+
+
+def text_block_below(lines, number):
+    """What a ```text block shows right below the call in line `number` (from 1), if there is one."""
+    at = next((i for i in range(number, len(lines))
+               if lines[i] and not lines[i].startswith("    ")), len(lines))
+    if at == len(lines) or lines[at] != "```text":
+        return []
+    return lines[at + 1:lines.index("```", at)]
 
 
 class CommandLines(unittest.TestCase):

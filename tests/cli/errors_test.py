@@ -6,11 +6,14 @@ from harness import CliTest, crnet, fixture
 
 COMMANDS = {
     "prepare": ["--output", "--train-tokenizer", "--tokenizer", "--field", "--validation-fraction"],
-    "train": ["--set", "--resume"],
+    "train": ["--set", "--resume", "--profile"],
     "launch": ["--nproc", "--max-restarts"],
     "eval": ["--data", "--split", "--sequence-length", "--device", "--precision"],
     "generate": ["--prompt", "--max-tokens", "--temperature", "--top-p", "--seed", "--no-cache"],
-    "plan": ["--set", "--hours", "--plot"],
+    "verify-resume": ["--set", "--steps", "--at", "--dir", "--keep"],
+    "plan": ["--set", "--hours", "--plot", "--processes", "--per-node", "--node-bandwidth",
+             "--network-bandwidth", "--device-flops", "--device-bandwidth", "--device-memory"],
+    "bench": ["--floor", "--rounds", "--set"],
     "config": ["--set", "--json", "--schema"],
 }
 
@@ -49,12 +52,12 @@ class CommandLine(CliTest):
                 self.refused([command, "--bogus"], command, "bogus")
 
     def test_an_argument_too_many_is_named(self):
-        for command in ("train", "eval", "generate", "plan", "config"):
+        for command in ("train", "verify-resume", "eval", "generate", "plan", "config"):
             with self.subTest(command):
                 self.refused([command, fixture("recipe.json"), "surplus"], command, "surplus")
 
     def test_an_argument_too_few_is_named(self):
-        for command in ("train", "plan", "config", "eval", "generate"):
+        for command in ("train", "verify-resume", "plan", "config", "eval", "generate"):
             self.refused([command], f"[{command}] expected ", f"crnet {command} ")
         self.refused(["eval", fixture("straight-fp32")], "[eval] expected ", "data")
         self.refused(["train", fixture("recipe.json"), "--set"], "set")
@@ -76,6 +79,28 @@ class CommandLine(CliTest):
                 (["plan", fixture("recipe.json"), "--hours", "0"], ["--hours", "above 0"])):
             with self.subTest(" ".join(map(str, arguments[2:]))):
                 self.refused(arguments, *named)
+
+    def test_processes_and_speeds_that_cannot_be_planned_are_named(self):
+        plan = ["plan", fixture("recipe.json"), "--processes"]
+        for options, named in (
+                (["0"], ["--processes", "1 to 1000000", "got 0"]),
+                (["-2"], ["--processes", "got -2"]),
+                (["2,eight"], ["--processes", "2,eight"]),
+                (["2,"], ["--processes", "got 2,"]),
+                (["7", "--set", "dist.shard_group=2"], ["dist.shard_group", "divisor", "(7)"]),
+                (["7"], ["train.global_batch_tokens", "multiple", "448"]),
+                (["4", "--per-node", "3"], ["nodes of 3", "got 4"]),
+                (["4", "--per-node", "0"], ["--per-node", "at least 1", "got 0"]),
+                (["4", "--node-bandwidth", "-1"], ["--node-bandwidth", "above 0", "got -1"]),
+                (["4", "--network-bandwidth", "0"], ["--network-bandwidth", "above 0", "got 0"]),
+                (["4", "--network-bandwidth", "fast"], ["fast"]),
+                (["4", "--network-latency", "-3"], ["--network-latency", "at least 0", "got -3"]),
+                (["4", "--device-flops", "0", "--device-bandwidth", "1"],
+                 ["--device-flops", "above 0"]),
+                (["4", "--device-flops", "400"], ["--device-flops", "--device-bandwidth"]),
+                (["4", "--device-memory", "80"], ["--device-memory", "--device-flops"])):
+            with self.subTest(" ".join(options)):
+                self.refused([*plan, *options], *named)
 
     def test_a_path_or_split_that_is_not_there_is_named(self):
         run, missing = fixture("straight-fp32"), self.scratch / "missing"

@@ -113,7 +113,8 @@ TEST_F(TensorPiecesTest, MissingAndDoubledFilesAreRefused) {
   missing.erase(missing.begin() + 1);
   EXPECT_TRUE(contains(error_of([&] { TensorFiles{missing}; }), "a file is missing"));
   doubled.push_back(paths[1]);
-  EXPECT_TRUE(contains(error_of([&] { TensorFiles{doubled}; }), "in pieces that follow each other"));
+  EXPECT_TRUE(
+      contains(error_of([&] { TensorFiles{doubled}; }), "in pieces that follow each other"));
   const auto other = save({{"a", torch::zeros({4, 5})}}, 2);
   EXPECT_TRUE(contains(error_of([&] {
                          TensorFiles({paths[0], other[1]});

@@ -106,6 +106,30 @@ TEST_F(TrainerTest, ResumedRunIsBitIdenticalToOneThatNeverStopped) {
   }
 }
 
+TEST_F(TrainerTest, APartEndsAfterTheStepItIsToldAndTheNextGoesOnWithTheWholeSchedule) {
+  const auto straight = train(config("straight"));
+  const auto part = train(config("parts", {"checkpoint.every=3"}), {.stop_after = 3});
+  EXPECT_TRUE(part.stopped);
+  EXPECT_EQ(part.steps, 3);
+  EXPECT_EQ(open_checkpoint(part.checkpoint).state.step, 3);
+  const auto resumed = train(config("parts"), {.resume = "auto", .stop_after = 100});
+  EXPECT_FALSE(resumed.stopped);
+  EXPECT_EQ(resumed.steps, 8);
+  EXPECT_EQ(weights(resumed), weights(straight));
+}
+
+TEST_F(TrainerTest, TheGeneratorThatACheckpointHoldsFollowsFromTheSeed) {
+  const auto generator_after = [&](const std::string& run, int seed) {
+    torch::manual_seed(getpid() + std::hash<std::string>()(run));  // as another process has it
+    const auto summary =
+        train(config(run, {"train.steps=2", "train.seed=" + std::to_string(seed)}));
+    return open_checkpoint(summary.checkpoint).state.rng_state;
+  };
+  const auto first = generator_after("a", 1);
+  EXPECT_EQ(generator_after("b", 1), first);
+  EXPECT_NE(generator_after("c", 2), first);
+}
+
 TEST_F(TrainerTest, RebuildingActivationsTrainsTheSameModel) {
   for (const std::string precision : {"fp32", "bf16"}) {
     const auto run = [&](const std::string& strategy) {

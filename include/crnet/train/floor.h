@@ -1,0 +1,65 @@
+// How far a training step is from the matrix products and attention that it cannot avoid.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "crnet/config/load.h"
+#include "crnet/train/device.h"
+#include "crnet/train/run_config.h"
+
+namespace crnet {
+
+/// What several rounds measured.
+struct Spread {
+  double median = 0, least = 0, most = 0;
+};
+
+/// Of one training step: the time in an operator itself, without the operators that it calls.
+struct OperatorTime {
+  std::string name;
+  double milliseconds = 0;
+  double calls = 0;
+};
+
+/// Operators of one kind, the longest first.
+struct OperatorGroup {
+  std::string name;
+  double milliseconds = 0;
+  std::vector<OperatorTime> operators;
+};
+
+struct FloorOptions {
+  int64_t rounds = 5;  ///< one step and one floor each
+};
+
+/// Times in milliseconds.
+struct FloorReport {
+  Runtime runtime;
+  std::string recompute;  ///< the plan, in words
+  int64_t num_products = 0, num_attentions = 0;
+  double flops = 0;            ///< of these together, as count_flops() counts a training step
+  Spread step;                 ///< forward and backward pass, clipping, AdamW
+  Spread products;             ///< the floor's part in products
+  Spread attention;            ///< and in attention
+  Spread floor;                ///< both
+  Spread ratio;                ///< step over floor, round by round
+  int64_t profiled_steps = 0;  ///< steps that `breakdown` is the mean of
+  /// Where a step's time goes, the longest group first; with the profiler on, so slower by some
+  /// percent in a small model. Empty on a GPU, where operators only start the work.
+  std::vector<OperatorGroup> breakdown;
+};
+
+/// Times whole training steps of `loaded` on random tokens (one micro-batch each, recomputation as
+/// configured) and, in turn with them, their floor: every matrix product and its two gradients by
+/// LibTorch's mm into memory that is there, in the shapes, layouts and dtype of the step, and
+/// causal attention forward and backward by LibTorch's scaled_dot_product_attention. Operands of
+/// one shape share memory, so the floor finds them in the caches more often than a step can.
+/// data.path is not looked at. Needs the memory of a training step, and of each product once.
+///
+/// Throws UsageError for a configuration that does not fit the machine, or fewer than 1 round.
+[[nodiscard]] FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded,
+                                        const FloorOptions& options = {});
+
+}  // namespace crnet

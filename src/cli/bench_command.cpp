@@ -1,0 +1,124 @@
+// crnet bench: how fast a training step is on this machine, against what it cannot avoid.
+#include <torch/version.h>
+
+#include <cstdio>
+
+#include "cli/commands.h"
+#include "crnet/core/error.h"
+#include "crnet/core/format.h"
+#include "crnet/model/costs.h"
+#include "crnet/train/floor.h"
+
+namespace crnet {
+namespace {
+
+constexpr double kLeastShare = 0.005;  // of a step: operators below it share one line
+
+cxxopts::Options bench_options() {
+  cxxopts::Options options("crnet bench", "Measures a training step on this machine.");
+  options.add_options()("config", "recipe or model file, YAML or JSON",
+                        cxxopts::value<std::string>())(
+      "floor",
+      "a whole step on random tokens over its bare matrix products and attention, and where the "
+      "step's time goes")("rounds", "steps and floors that take turns",
+                          cxxopts::value<int64_t>()->default_value("5"))(
+      "set", "override: key=value (may be repeated)", cxxopts::value<std::string>())("h,help",
+                                                                                     "this text");
+  options.parse_positional({"config"});
+  options.custom_help("CONFIG --floor [--rounds N] [--set key=value ...]").positional_help("");
+  return options;
+}
+
+void print_setting(const RunConfig& config, const FloorReport& report, int64_t rounds) {
+  std::printf("%s with %s parameters, %ld x %ld tokens, recomputation: %s\n",
+              enum_name(config.model.architecture),
+              format_count(static_cast<double>(count_parameters(config.model).total())).c_str(),
+              static_cast<long>(config.train.micro_batch),
+              static_cast<long>(config.data.sequence_length), report.recompute.c_str());
+  std::printf("%s; LibTorch %s; %ld rounds\n", describe(report.runtime).c_str(), TORCH_VERSION,
+              static_cast<long>(rounds));
+}
+
+void row(const char* name, const Spread& spread, const std::string& note) {
+  std::printf("  %-14s %10.1f  [%.1f-%.1f]  %s\n", name, spread.median, spread.least, spread.most,
+              note.c_str());
+}
+
+void print_floor(const FloorReport& report) {
+  std::printf("\nMilliseconds: median [least-most]\n");
+  row("step", report.step, "forward, backward, clipping, AdamW");
+  row("floor", report.floor,
+      format("%sFLOP, %sFLOP/s", format_count(report.flops).c_str(),
+             format_count(report.flops / report.floor.median * 1e3).c_str()));
+  row("  products", report.products,
+      format("%ld, LibTorch's mm into memory that is there",
+             static_cast<long>(report.num_products)));
+  row("  attention", report.attention,
+      format("%ld forward and backward, LibTorch's scaled_dot_product_attention",
+             static_cast<long>(report.num_attentions)));
+  std::printf("  %-14s %10.3f  [%.3f-%.3f]  step over floor, round by round\n", "floor ratio",
+              report.ratio.median, report.ratio.least, report.ratio.most);
+}
+
+void print_operators(const OperatorGroup& group, double step) {
+  OperatorTime rest{"others", 0, 0};
+  const auto print = [&](const OperatorTime& time) {
+    std::printf("    %-52.52s %8.1f %6.1f %8.5g\n", time.name.c_str(), time.milliseconds,
+                100 * time.milliseconds / step, time.calls);
+  };
+  for (const auto& time : group.operators) {
+    if (time.milliseconds >= kLeastShare * step) {
+      print(time);
+    } else {
+      rest.milliseconds += time.milliseconds;
+      rest.calls += time.calls;
+    }
+  }
+  if (rest.calls > 0) print(rest);
+}
+
+void print_breakdown(const FloorReport& report) {
+  if (report.breakdown.empty()) return;
+  double step = 0;
+  for (const auto& group : report.breakdown) step += group.milliseconds;
+  std::printf(
+      "\nWhere a step's time goes, profiled over %ld steps: each operator without those "
+      "that it calls\n",
+      static_cast<long>(report.profiled_steps));
+  std::printf("  %-54s %8s %6s %8s\n", "", "ms", "%", "calls");
+  for (const auto& group : report.breakdown) {
+    std::printf("  %-54s %8.1f %6.1f\n", group.name.c_str(), group.milliseconds,
+                100 * group.milliseconds / step);
+    print_operators(group, step);
+  }
+  std::printf("  %-54s %8.1f %6.1f\n", "step", step, 100.0);
+}
+
+}  // namespace
+
+int run_bench(int argc, char** argv) {
+  auto options = bench_options();
+  const auto parsed = parse_arguments(options, argc, argv);
+  if (parsed.count("help") != 0) {
+    std::printf("%s", options.help().c_str());
+    return 0;
+  }
+  if (parsed.count("floor") == 0) {
+    throw UsageError(
+        "[bench] expected what to measure, got nothing; there is --floor, a training step over its "
+        "bare matrix products and attention: crnet bench CONFIG --floor");
+  }
+  keep_freed_memory();
+  keep_profiler_quiet();
+  const auto loaded = load_run_config(required(parsed, "config", "bench", "a recipe or model file"),
+                                      overrides_in(parsed));
+  FloorOptions floor;
+  floor.rounds = parsed["rounds"].as<int64_t>();
+  const FloorReport report = measure_floor(loaded, floor);
+  print_setting(loaded.config, report, floor.rounds);
+  print_floor(report);
+  print_breakdown(report);
+  return 0;
+}
+
+}  // namespace crnet

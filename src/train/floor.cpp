@@ -1,0 +1,191 @@
+#include "crnet/train/floor.h"
+
+#include <torch/cuda.h>
+
+#include <algorithm>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <tuple>
+
+#include "crnet/core/error.h"
+#include "crnet/core/format.h"
+#include "crnet/dist/group.h"
+#include "train/profiler.h"
+#include "train/run_plan.h"
+#include "train/run_state.h"
+#include "train/step_products.h"
+#include "train/step_profile.h"
+#include "train/train_step.h"
+
+// Shapes: B batch, T sequence, H heads, D head size, V vocabulary.
+
+namespace crnet {
+namespace {
+
+using torch::Tensor;
+
+constexpr int64_t kWarmup = 2, kProfiledSteps = 3;
+
+double milliseconds(torch::Device device, const std::function<void()>& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  if (device.is_cuda()) torch::cuda::synchronize();
+  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
+      .count();
+}
+
+Spread spread_of(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  const size_t half = values.size() / 2;
+  const double median =
+      values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
+  return {median, values.front(), values.back()};
+}
+
+// The products and attention calls of a step, in memory of their own.
+class Floor {
+ public:
+  Floor(const StepProducts& step, torch::TensorOptions options) : options_(options) {
+    for (const auto& product : step.products) products_.push_back(prepare(product));
+    for (const auto& call : step.attentions) attentions_.push_back(prepare(call));
+  }
+
+  void run_products() {
+    const torch::NoGradGuard no_grad;
+    for (auto& product : products_) at::mm_out(product.out, product.left, product.right);
+  }
+
+  void run_attention() const {
+    const torch::AutoGradMode graph(true);
+    for (const auto& call : attentions_) {
+      const Tensor out = at::scaled_dot_product_attention(call.q, call.k, call.v, /*attn_mask=*/{},
+                                                          /*dropout_p=*/0.0, /*is_causal=*/true);
+      torch::autograd::grad({out}, {call.q, call.k, call.v}, {call.gradient});
+    }
+  }
+
+ private:
+  struct Product {
+    Tensor left, right, out;
+  };
+  struct Attention {
+    Tensor q, k, v, gradient;  // [B, H, T, D]
+  };
+  enum class Role { kLeft, kRight, kOut };
+
+  Tensor matrix(Role role, int64_t rows, int64_t columns, bool transposed) {
+    if (transposed) return matrix(role, columns, rows, false).t();
+    Tensor& memory = matrices_[{role, rows, columns}];
+    if (!memory.defined()) memory = torch::rand({rows, columns}, options_);
+    return memory;
+  }
+
+  Product prepare(const MatrixProduct& p) {
+    return {matrix(Role::kLeft, p.rows, p.inner, p.left_transposed),
+            matrix(Role::kRight, p.inner, p.columns, p.right_transposed),
+            matrix(Role::kOut, p.rows, p.columns, false)};
+  }
+
+  // Those of all blocks are the same.
+  Attention prepare(const AttentionCall& call) {
+    if (!attentions_.empty()) return attentions_.front();
+    const auto make = [&] {  // heads lie beside each other, as the projections leave them
+      return torch::randn({call.batch, call.length, call.heads, call.head_size}, options_)
+          .transpose(1, 2);
+    };
+    const auto leaf = [&] { return make().requires_grad_(); };
+    return {leaf(), leaf(), leaf(), make()};
+  }
+
+  torch::TensorOptions options_;
+  std::map<std::tuple<Role, int64_t, int64_t>, Tensor> matrices_;
+  std::vector<Product> products_;
+  std::vector<Attention> attentions_;
+};
+
+// A run without data: every step sees the same random tokens.
+class RandomTraining {
+ public:
+  RandomTraining(const RunConfig& config, const Runtime& runtime, const RecomputePlan& plan)
+      : device_(runtime.device), state_(config, runtime, plan, group_) {
+    state_.initialize(static_cast<uint64_t>(config.train.seed));
+    state_.parallel->synchronize();
+    const Tensor text = torch::randint(config.model.vocab_size,
+                                       {config.train.micro_batch, config.data.sequence_length + 1},
+                                       torch::TensorOptions().dtype(torch::kInt64).device(device_));
+    batch_ = {text.slice(1, 0, -1).contiguous(), text.slice(1, 1).contiguous()};
+    plan_.lr = config.optimizer.lr;
+    plan_.clip_norm = config.optimizer.clip_norm;
+  }
+
+  void step() {
+    train_step(
+        *state_.model, device_, [&] { return batch_; }, state_.optimizer, group_, *state_.parallel,
+        plan_);
+    plan_.number += 1;
+  }
+
+ private:
+  Group group_;
+  torch::Device device_;
+  RunState state_;
+  Batch batch_;  // [B, T]
+  StepPlan plan_;
+};
+
+void measure_rounds(RandomTraining& training, Floor& floor, torch::Device device, int64_t rounds,
+                    FloorReport& report) {
+  std::vector<double> step, products, attention, both, ratio;
+  for (int64_t round = -kWarmup; round < rounds; ++round) {
+    const double whole = milliseconds(device, [&] { training.step(); });
+    const double in_products = milliseconds(device, [&] { floor.run_products(); });
+    const double in_attention = milliseconds(device, [&] { floor.run_attention(); });
+    if (round < 0) continue;
+    step.push_back(whole);
+    products.push_back(in_products);
+    attention.push_back(in_attention);
+    both.push_back(in_products + in_attention);
+    ratio.push_back(whole / (in_products + in_attention));
+  }
+  report.step = spread_of(step);
+  report.products = spread_of(products);
+  report.attention = spread_of(attention);
+  report.floor = spread_of(both);
+  report.ratio = spread_of(ratio);
+}
+
+void profile_steps(RandomTraining& training, torch::Device device, FloorReport& report) {
+  Profiler profiler(device);
+  for (int64_t i = 0; i < kProfiledSteps; ++i) training.step();
+  report.profiled_steps = kProfiledSteps;
+  report.breakdown = break_down(profiler.stop());
+}
+
+}  // namespace
+
+FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded, const FloorOptions& options) {
+  if (options.rounds < 1) {
+    throw UsageError(format("[bench] --rounds: expected at least 1, got %ld",
+                            static_cast<long>(options.rounds)));
+  }
+  const RunConfig& config = loaded.config;
+  FloorReport report;
+  report.runtime = select_runtime(config.train);
+  const torch::Device device = report.runtime.device;
+  const RecomputePlan plan = find_plan(loaded, report.runtime, {}, std::nullopt, std::nullopt).plan;
+  report.recompute = describe(plan);
+  const StepProducts unavoidable =
+      list_step_products(config.model, config.train.micro_batch, config.data.sequence_length);
+  report.num_products = static_cast<int64_t>(unavoidable.products.size());
+  report.num_attentions = static_cast<int64_t>(unavoidable.attentions.size());
+  report.flops = unavoidable.flops();
+  RandomTraining training(config, report.runtime, plan);
+  Floor floor(unavoidable,
+              torch::TensorOptions().device(device).dtype(report.runtime.compute_dtype));
+  measure_rounds(training, floor, device, options.rounds, report);
+  if (device.is_cpu()) profile_steps(training, device, report);
+  return report;
+}
+
+}  // namespace crnet

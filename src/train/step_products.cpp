@@ -1,0 +1,79 @@
+#include "train/step_products.h"
+
+#include <algorithm>
+
+#include "crnet/ops/linear_cross_entropy.h"
+
+namespace crnet {
+namespace {
+
+using Products = std::vector<MatrixProduct>;
+
+void append(Products& all, const Products& more) {
+  all.insert(all.end(), more.begin(), more.end());
+}
+
+// X W or (X A) B of one projection. Full-rank weights lie as [out, in], A and B as [in, out].
+Products forward_products(const ModelConfig& config, int64_t layer, Projection projection,
+                          int64_t N) {
+  const int64_t in = config.in_features(projection), out = config.out_features(projection);
+  if (config.is_full_rank(layer)) return {{N, in, out, false, true}};
+  const int64_t R = config.low_rank(layer, projection);
+  return {{N, in, R}, {N, R, out}};
+}
+
+// Of Y = X W: dX = dY Wᵀ, and dW = Xᵀ dY in the layout of W.
+Products gradient_products(const MatrixProduct& y) {
+  const MatrixProduct dx{y.rows, y.columns, y.inner, false, !y.right_transposed};
+  if (y.right_transposed) return {dx, {y.columns, y.rows, y.inner, true, false}};
+  return {dx, {y.inner, y.rows, y.columns, true, false}};
+}
+
+// Gradients are made chunk by chunk, in the forward pass.
+Products head_products(const ModelConfig& config, int64_t N) {
+  const int64_t V = config.vocab_size, chunk = default_chunk_rows(N, V);
+  Products all;
+  for (int64_t begin = 0; begin < N; begin += chunk) {
+    const MatrixProduct logits{std::min(chunk, N - begin), config.hidden_size, V, false, true};
+    all.push_back(logits);
+    append(all, gradient_products(logits));
+  }
+  return all;
+}
+
+template <class Calls>
+double sum_of_flops(const Calls& calls) {
+  double sum = 0;
+  for (const auto& call : calls) sum += call.flops();
+  return sum;
+}
+
+}  // namespace
+
+double AttentionCall::flops() const {
+  const auto pairs = static_cast<double>(batch * length) * (static_cast<double>(length) + 1) / 2;
+  return 3 * 4 * pairs * static_cast<double>(heads * head_size);
+}
+
+double StepProducts::flops() const {
+  return sum_of_flops(products) + sum_of_flops(attentions);
+}
+
+StepProducts list_step_products(const ModelConfig& config, int64_t batch, int64_t sequence_length) {
+  const int64_t N = batch * sequence_length;
+  StepProducts step;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    for (int64_t p = 0; p < kNumProjections; ++p) {
+      append(step.products, forward_products(config, layer, static_cast<Projection>(p), N));
+    }
+    step.attentions.push_back({batch, sequence_length, config.num_heads, config.head_size()});
+  }
+  const Products forward = step.products;
+  append(step.products, head_products(config, N));
+  for (auto y = forward.rbegin(); y != forward.rend(); ++y) {
+    append(step.products, gradient_products(*y));
+  }
+  return step;
+}
+
+}  // namespace crnet

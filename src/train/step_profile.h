@@ -1,0 +1,20 @@
+// Where the time of training steps goes, operator by operator.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "crnet/train/floor.h"
+#include "train/profiler.h"
+
+namespace crnet {
+
+/// The ranges that start with this are training steps; see train_step().
+inline constexpr const char* kStepRange = "ProfilerStep#";
+
+/// The self time of every operator (its range without those in it) in the threads that ran the
+/// steps, per step, in groups; the longest first. What is outside of the steps does not count, so
+/// all of it together is the mean time of a step.
+[[nodiscard]] std::vector<OperatorGroup> break_down(std::vector<RecordedRange> ranges);
+
+}  // namespace crnet

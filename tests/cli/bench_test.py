@@ -1,0 +1,52 @@
+"""crnet bench --floor: a training step against what it cannot avoid."""
+import re
+
+from harness import SOURCE, CliTest, fixture
+
+NUMBER = r"(\d+\.\d+)"
+ROW = re.compile(rf"^ +(step|floor|products|attention|floor ratio) +{NUMBER} +\[{NUMBER}-{NUMBER}\]",
+                 re.MULTILINE)
+GROUP = re.compile(rf"^  (\S.*?) +{NUMBER} +{NUMBER}$", re.MULTILINE)
+GROUPS = {"matrix products", "attention", "softmax and loss", "fused operators",
+          "allocation and filling", "pointwise and sums", "optimizer", "other"}
+
+
+class Floor(CliTest):
+    def test_it_prints_the_ratio_and_where_the_time_goes(self):
+        text = self.succeeds("bench", fixture("recipe.json"), "--floor", "--rounds", 2,
+                             cwd=self.scratch).stdout
+        for part in ("crnet with", "2 x 32 tokens", "1 threads, fp32", "LibTorch 2.", "2 rounds"):
+            self.assertIn(part, text)
+        rows = {name: tuple(map(float, numbers)) for name, *numbers in ROW.findall(text)}
+        self.assertEqual(set(rows), {"step", "floor", "products", "attention", "floor ratio"})
+        for name, (median, least, most) in rows.items():
+            self.assertTrue(0 <= least <= median <= most, name)
+        groups = {name: (float(time), float(share)) for name, time, share in GROUP.findall(text)}
+        self.assertLessEqual(GROUPS, set(groups))
+        step, _ = groups.pop("step")
+        self.assertAlmostEqual(sum(time for time, _ in groups.values()), step, delta=0.5)
+        self.assertRegex(text, r"(?m)^    aten::mm .*\d$")
+        self.assertEqual(list(self.scratch.iterdir()), [])
+
+    def test_a_model_file_needs_no_data(self):
+        settings = ("train.device=cpu", "train.threads=1", "train.micro_batch=1",
+                    "data.sequence_length=16", "model.vocab_size=256", "model.num_layers=2")
+        arguments = [word for setting in settings for word in ("--set", setting)]
+        for architecture in ("llama", "crnet", "cola"):
+            text = self.succeeds("bench", SOURCE / f"configs/models/{architecture}-60m.yaml",
+                                 "--floor", "--rounds", 1, *arguments).stdout
+            self.assertIn(f"{architecture} with", text)
+            self.assertIn("1 x 16 tokens", text)
+
+    def test_mistakes_are_one_line(self):
+        recipe = fixture("recipe.json")
+        for arguments, named in (
+                ([], ["[bench] expected what to measure", "--floor"]),
+                ([recipe], ["[bench] expected what to measure", "--floor"]),
+                (["--floor"], ["[bench] expected a recipe", "crnet bench --help"]),
+                ([recipe, "--floor", "--rounds", "0"], ["--rounds", "at least 1", "0"]),
+                ([recipe, "--floor", "--rounds", "few"], ["few"]),
+                ([recipe, "--floor", "--set", "model.num_heads=3"], ["model.num_heads"]),
+                ([recipe, "--floor", "surplus"], ["surplus"])):
+            with self.subTest(" ".join(map(str, arguments))):
+                self.refused(["bench", *arguments], *named)
