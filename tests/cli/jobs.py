@@ -10,7 +10,7 @@ import subprocess
 import uuid
 
 from harness import Setup, train_arguments
-from processes import (CLEAN, crnet_launch, crnet_launch_command, has_torch, mpirun_command,
+from processes import (CLEAN, PATIENCE, crnet_launch, crnet_launch_command, has_torch, mpirun_command,
                        torchrun_command, wait_until)
 
 # Name -> the command that starts so many processes.
@@ -106,7 +106,7 @@ class Job:
     def is_running(self):
         return self._launcher.poll() is None
 
-    def end(self, timeout=60):
+    def end(self, timeout=PATIENCE):
         """Of the launcher."""
         wait_until(lambda: not self.is_running(), timeout, pause=0.01)
         stderr = self._stderr.read_text(encoding="utf-8", errors="replace")

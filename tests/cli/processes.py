@@ -14,6 +14,7 @@ OURS = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "GROUP_", "OMPI_", "PMI", "SL
         "CRNET_LAUNCH")
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
 CLEAN |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+PATIENCE = 240  # seconds, for a machine with much else to do
 EPHEMERAL_PORTS = pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -31,7 +32,7 @@ def free_port():
                 continue
 
 
-def run(command, timeout=120, environment=CLEAN):
+def run(command, timeout=PATIENCE, environment=CLEAN):
     return subprocess.run([*map(str, command)], stdin=subprocess.DEVNULL, capture_output=True,
                           timeout=timeout, encoding="utf-8", errors="replace", check=False,
                           env=environment)
@@ -72,7 +73,7 @@ def weights(run_dir):
             for path in (run_dir / LAST_CHECKPOINT).glob("*.safetensors")}
 
 
-def wait_until(is_so, timeout=60, pause=0.001):
+def wait_until(is_so, timeout=PATIENCE, pause=0.001):
     """Whether it came to be so in time."""
     deadline = time.monotonic() + timeout
     while not is_so():
@@ -120,7 +121,7 @@ class Processes:
     def is_running(self):
         return bool(self.ranks())
 
-    def end(self, timeout=60, stopped=None):
+    def end(self, timeout=PATIENCE, stopped=None):
         """(exit code, standard error) of each; None for one that is running still. Does not wait for
         the process `stopped`."""
         deadline = time.monotonic() + timeout
