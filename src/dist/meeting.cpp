@@ -6,6 +6,7 @@
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <sstream>
@@ -27,6 +28,7 @@ constexpr const char *kMissingKey = "missing", *kNobody = "nobody";
 // So long the process that serves the store stays for others to read who is missing, and so long
 // they wait for its answer.
 constexpr seconds kLinger{2}, kAnswerWithin{5};
+constexpr int kLogErrors = 2;  // of TORCH_CPP_LOG_LEVEL, as a number
 
 std::string place(const Launch& launch) {
   return format("%s:%d", launch.rendezvous_host.c_str(), launch.rendezvous_port);
@@ -160,8 +162,9 @@ std::string name_of(const Member& member) {
 }
 
 Meeting meet(const Launch& launch, seconds patience) {
-  // c10d warns of what will be an error here, or is no news. TORCH_CPP_LOG_LEVEL brings it back.
-  ::setenv("TORCH_CPP_LOG_LEVEL", "ERROR", /*overwrite=*/0);
+  // What c10d logs will be an error here, or is no news; of a store that it does not find it tells
+  // at length, and even after the line that is said here. TORCH_CPP_LOG_LEVEL brings it back.
+  ::setenv("TORCH_CPP_LOG_LEVEL", "FATAL", /*overwrite=*/0);
   c10::initLogging();
   // As Python does, which c10d was written under: a write to a process that is gone has to fail,
   // not to end this one.
@@ -174,7 +177,11 @@ Meeting meet(const Launch& launch, seconds patience) {
     // No timeout of the store covers that the process that serves it is stopped.
     const auto meeting =
         within(left + kLinger + kAnswerWithin, [=] { return meet_at(store, launch, left); });
-    if (meeting) return *meeting;
+    if (meeting) {
+      // What NCCL's watchdog says is said nowhere else.
+      FLAGS_caffe2_log_level = std::min(FLAGS_caffe2_log_level, kLogErrors);
+      return *meeting;
+    }
   } catch (const Error&) {
     throw;
   } catch (const std::exception& failure) {

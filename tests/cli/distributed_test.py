@@ -160,7 +160,9 @@ class Mistakes(Distributed):
         arguments = train_arguments(self.scratch / "run", dist__start_timeout_s=2)
         self.all_say(self.start(4, arguments, ranks=[0, 2]), 1, "expected 4 processes at",
                      "missing: 1, 3")
-        self.all_say(self.start(2, arguments, ranks=[1]), 1, "expected the rendezvous of process 0")
+        alone = self.start(2, arguments, ranks=[1])
+        self.all_say(alone, 1, "expected the rendezvous of process 0")
+        self.assertEqual(len(alone.end()[0][1].splitlines()), 1, "said more than its line")
 
     def test_a_first_process_that_is_lost_while_others_are_awaited_is_named(self):
         arguments = train_arguments(self.scratch / "run", dist__start_timeout_s=10)
