@@ -36,7 +36,7 @@ class RunComparisonTest : public testing::Test {
       state.rng_state = std::string("\0\xff", 2);
       state.run_config = std::string(R"({"train": {"run_dir": ")") + name +
                          R"("}, "data": {"verify": true}, "optimizer": {"lr": 0.1}})";
-      state.extra = R"({"smoothed_loss": 6.2, "replayed": []})";
+      state.extra = R"({"smoothed_loss": 6.2, "replayed": [[1, 2, 0]]})";
       metrics_[name] = kTwoSteps;
     }
   }
@@ -91,8 +91,8 @@ TEST_F(RunComparisonTest, NamesWhatDiffersInTheState) {
   state.rng_state.back() = 'x';
   EXPECT_NE(compare().difference.find("state /generator (hash): "), std::string::npos);
   state = equal;
-  state.extra = R"({"smoothed_loss": 6.2, "replayed": [[1, 2, 0]]})";
-  EXPECT_EQ(compare().difference, "state /extra/replayed/0/0: nothing straight, 1 resumed");
+  state.extra = R"({"smoothed_loss": 6.2, "replayed": [[1, 2, 5]]})";
+  EXPECT_EQ(compare().difference, "state /extra/replayed/0/2: 0 straight, 5 resumed");
   state = equal;
   state.run_config = R"({"train": {"run_dir": ""}, "data": {}, "optimizer": {"lr": 0.2}})";
   EXPECT_EQ(compare().difference, "state /run_config/optimizer/lr: 0.1 straight, 0.2 resumed");
