@@ -168,12 +168,13 @@ std::vector<double> Group::sum(std::vector<double> values, std::string_view what
 // Others may be at work for long, but have to be alive.
 std::vector<std::vector<uint8_t>> Group::State::wait_for(const std::vector<std::string>& keys) {
   const auto deadline = std::chrono::steady_clock::now() + slow_timeout;
+  Monitor::Silence silence;
   for (std::chrono::milliseconds pause{1};; pause = std::min(2 * pause, kBetweenLooks)) {
     if (monitor->ask([keys](c10d::Store& store) { return store.check(keys); })) break;
     std::this_thread::sleep_for(pause);
     if (pause < kBetweenLooks) continue;
     if (std::chrono::steady_clock::now() > deadline) C10_THROW_ERROR(DistStoreError, "timed out");
-    if (monitor->longest_silence() > std::min(kAlive, timeout)) {
+    if (monitor->longest_silence(silence) > std::min(kAlive, timeout)) {
       C10_THROW_ERROR(DistStoreError, "no sign of life");
     }
   }
@@ -213,10 +214,13 @@ std::vector<std::string> Group::collect(const std::string& key, const std::stop_
   std::vector<std::string> keys, texts;
   for (int rank = 0; rank < size(); ++rank) keys.push_back(posted_key(key, rank));
   const auto deadline = std::chrono::steady_clock::now() + state_->slow_timeout;
-  while (!state_->monitor->ask([keys](c10d::Store& store) { return store.check(keys); })) {
-    if (stop.stop_requested() || std::chrono::steady_clock::now() > deadline) {
-      throw Error(
-          format("[dist] expected %s from all processes, got it from some only", key.c_str()));
+  Monitor& monitor = *state_->monitor;
+  Monitor::Silence silence;
+  while (!monitor.ask([keys](c10d::Store& store) { return store.check(keys); })) {
+    const bool is_silent = monitor.longest_silence(silence) > std::min(kAlive, state_->timeout);
+    if (is_silent || stop.stop_requested() || std::chrono::steady_clock::now() > deadline) {
+      throw Error(format("[dist] expected %s from all processes, got: %s", key.c_str(),
+                         monitor.find_lost().c_str()));
     }
     std::this_thread::sleep_for(kBetweenLooks);
   }

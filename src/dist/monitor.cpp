@@ -158,9 +158,10 @@ void Monitor::look_after_next() {
     const std::lock_guard lock(mutex_);
     if (!on_lost_) return;
   }
-  if (beats_->check({kFoundKey})) return give_up(find_lost());
-  const auto next = (rank_ + 1) % meeting_.members.size();
-  const int64_t count = Json::parse(to_text(beats_->get(beat_key(next))))[0];
+  if (ask([](c10d::Store& store) { return store.check({kFoundKey}); })) return give_up(find_lost());
+  const auto key = beat_key((rank_ + 1) % meeting_.members.size());
+  const auto beat = ask([key](c10d::Store& store) { return store.get(key); });
+  const int64_t count = Json::parse(to_text(beat))[0];
   silent_beats_ = count == next_count_ ? silent_beats_ + 1 : 0;
   next_count_ = count;
   if (silent_beats_ > patience_) give_up(find_lost());
@@ -203,14 +204,14 @@ std::vector<Monitor::Beat> Monitor::read_beats() {
   return beats;
 }
 
-std::chrono::seconds Monitor::longest_silence() {
+std::chrono::seconds Monitor::longest_silence(Silence& silence) {
   const auto beats = read_beats();
   const auto now = Clock::now();
-  seen_.resize(beats.size(), {0, now});
+  silence.resize(beats.size(), {0, now});
   auto longest = Clock::duration::zero();
   for (size_t rank = 0; rank < beats.size(); ++rank) {
-    if (beats[rank].count != seen_[rank].count) seen_[rank] = {beats[rank].count, now};
-    longest = std::max(longest, now - seen_[rank].since);
+    if (beats[rank].count != silence[rank].count) silence[rank] = {beats[rank].count, now};
+    longest = std::max(longest, now - silence[rank].since);
   }
   return std::chrono::duration_cast<std::chrono::seconds>(longest);
 }

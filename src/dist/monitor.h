@@ -1,6 +1,7 @@
 // Tells others that this process lives, and which of them do not.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -47,9 +48,15 @@ class Monitor {
     if (!answer) lose_store();
     return *answer;
   }
-  /// The longest time, of all processes, in which one has written no beat, as far as this function
-  /// has seen by being called again and again.
-  [[nodiscard]] std::chrono::seconds longest_silence();
+  /// The last beat of every process, and since when.
+  struct Seen {
+    int64_t count = 0;
+    std::chrono::steady_clock::time_point since;
+  };
+  using Silence = std::vector<Seen>;
+  /// The longest time, of all processes, in which one has written no beat, as far as calls with the
+  /// same `silence`, at first empty, have seen.
+  [[nodiscard]] std::chrono::seconds longest_silence(Silence& silence);
 
   /// One clause on who is lost, or late: for an error. Takes some seconds to find out, 10 at most.
   [[nodiscard]] std::string find_lost();
@@ -87,12 +94,7 @@ class Monitor {
   Beat own_;
   std::function<void(const std::string&)> on_lost_;  // none: nobody is looked after
   int patience_ = 0;
-  struct Seen {
-    int64_t count = 0;
-    Clock::time_point since;
-  };
-  std::vector<Seen> seen_;  // of the main thread, as the next: by longest_silence()
-  int64_t num_lost_ = 0;    // by find_lost()
+  std::atomic<int64_t> num_lost_ = 0;  // by find_lost()
   int64_t next_count_ = 0;  // of the thread, as the next: the last beat of the next process,
   int silent_beats_ = 0;    // and how many of this one's have been written since
   Clock::time_point step_began_;

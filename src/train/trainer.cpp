@@ -225,7 +225,7 @@ TrainSummary TrainingRun::run() {
     stop_on_bad_steps(metrics);
     if (is_due(config_.train.eval_every) && !stops_) validate();
     // In a row of bad steps the weights are in doubt: the sound checkpoints stay.
-    if (is_due(config_.checkpoint.every) && !metrics.skipped) save();
+    if (is_due(config_.checkpoint.every) && !metrics.skipped && !stops_) save();
     if (profile_ && profile_->ends_after(state_.step)) finish_profile();
   }
   if (profile_ && !profile_->is_finished()) finish_profile();
@@ -426,6 +426,7 @@ void TrainingRun::report(const SaveOutcome& outcome) const {
 // A trace has all of a save, and no other thread may be inside an operator when recording ends.
 void TrainingRun::finish_profile() {
   if (const auto outcome = saver_.wait()) report(*outcome);
+  (void)group_.gather("", "the profile");  // one may have written for long
   loader_->wait_until_full();
   try {
     log::info(profile_->finish(state_.step));

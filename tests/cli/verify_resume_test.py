@@ -4,8 +4,8 @@ import re
 import shutil
 import signal
 
-from distributed_test import Distributed, crnet_launch, mpirun
 from harness import (CliTest, Interrupted, checkpoints, crnet, digest, fixture, metrics, overrides)
+from processes import Distributed, crnet_launch, mpirun
 
 EQUAL = (r"\Aequal bit by bit: (?P<steps>\d+) steps with a resume after step (?P<at>\d+), "
          r"(?P<tensors>\d+) tensors of (?P<elements>\d+) elements, and the state"
