@@ -31,8 +31,9 @@ MetricsLines read_metrics(const std::filesystem::path& path) {
     if (!line.is_object() || !line.contains("step")) {
       throw Error("[verify-resume] " + path.string() + ": expected lines of metrics, got " + text);
     }
-    // Of the machine at that moment.
-    for (const char* key : {"seconds", "tokens_per_second", "peak_share", "memory_bytes"}) {
+    // Of the machine at that moment; and of a block whose turn starts anew with each part of a run.
+    for (const char* key :
+         {"seconds", "tokens_per_second", "peak_share", "memory_bytes", "recompute_drift"}) {
       line.erase(key);
     }
     const std::pair place(line["step"].get<int64_t>(), line.value("kind", ""));

@@ -16,7 +16,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kTwoSteps =
-    R"({"kind":"step","step":1,"loss":6.25,"grad_norm":1.5,"seconds":0.1}
+    R"({"kind":"step","step":1,"loss":6.25,"grad_norm":1.5,"seconds":0.1,"recompute_drift":1e-8}
 {"kind":"step","step":2,"loss":6.125,"grad_norm":1.25,"seconds":0.1}
 )";
 
@@ -55,8 +55,9 @@ class RunComparisonTest : public testing::Test {
   std::map<std::string, std::string> metrics_;
 };
 
-TEST_F(RunComparisonTest, CountsWhatIsEqualAndPassesOverTimesAndFolders) {
+TEST_F(RunComparisonTest, CountsWhatIsEqualAndPassesOverTimesDriftAndFolders) {
   metrics_["resumed"].replace(metrics_["resumed"].find("0.1"), 3, "7.5");
+  metrics_["resumed"].replace(metrics_["resumed"].find("1e-8"), 4, "2e-8");
   metrics_["straight"] += R"({"kind":"validation","step":1,"loss":6.5})";  // cut short by a stop
   const auto found = compare();
   EXPECT_EQ(found.difference, "");
