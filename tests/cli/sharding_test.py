@@ -1,9 +1,11 @@
 """Parameters and the optimizer's state split over processes: the numbers are those of one process,
 and checkpoints go from any split to any other."""
+import re
 import signal
 
 from harness import (CliTest, LAST_CHECKPOINT, Setup, WEIGHT_FILES, change_byte, checkpoints, digest,
                      fixture, train_arguments)
+from jobs import straight
 from processes import Distributed, crnet_launch, run
 
 # Processes, dist.shard, dist.shard_group.
@@ -58,6 +60,29 @@ def evaluated(run_dir):
     result = run([Setup.crnet, "eval", run_dir, "--data", fixture("data"), "--tokens", 640,
                   "--precision", "fp32", "--device", "cpu"])
     return result.stdout.splitlines()[1:]
+
+
+class Signals(Distributed):
+    def test_a_signal_while_all_validate_or_save_is_heeded_and_the_run_goes_on_to_the_same_bits(self):
+        """Both take most of the time here: a validation of all there is and a checkpoint per step."""
+        for victim, number in ((0, signal.SIGTERM), (1, signal.SIGUSR1), (1, signal.SIGINT)):
+            with self.subTest(process=victim, signal=number.name):
+                run_dir = self.scratch / f"run-{victim}-{number.name}"
+                processes = self.start(2, train_arguments(
+                    run_dir, dist__shard="parameters", train__eval_every=1, train__eval_tokens=0,
+                    checkpoint__every=1))
+                processes.wait_for_step(run_dir, 4)
+                processes.signal(victim, number)
+                (code, stderr), (other_code, other_stderr) = processes.end()
+                self.assertEqual((code, other_code), (0, 0), stderr + other_stderr)
+                stopped = re.search(r"stopped after step (\d+)", stderr)
+                self.assertTrue(stopped, stderr)
+                saved = re.findall(r"info saved \S*step-(\d+)", stderr)
+                self.assertEqual(len(saved), len(set(saved)), "a step was saved twice\n" + stderr)
+                self.assertEqual(int(saved[-1]), int(stopped[1]))
+                self.ends_well(crnet_launch(2, train_arguments(
+                    run_dir, "--resume", "auto", dist__shard="parameters")))
+                self.assert_same_weights(run_dir, straight(2, "parameters"))
 
 
 class Checkpoints(Distributed):
