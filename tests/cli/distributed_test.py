@@ -169,8 +169,8 @@ class Mistakes(Distributed):
         for number in (signal.SIGKILL, signal.SIGSTOP):
             with self.subTest(signal=number.name):
                 port = free_port()
-                processes = self.start(3, arguments, port=port, ranks=[0, 1])
-                self.assertTrue(wait_until(lambda: connections_to(port) >= 2))
+                processes = self.start(4, arguments, port=port, ranks=[0, 1])
+                self.assertTrue(wait_until(lambda: connections_to(port) >= 2, pause=0.05))
                 processes.signal(0, number)
                 code, stderr = processes.end(stopped=0)[1]
                 self.assertEqual(code, 1, stderr)
