@@ -3,16 +3,18 @@ name who is lost, no half-written checkpoint counts, and the run goes on to the 
 CRNET_KILL_ROUNDS says how often a process is killed at random."""
 import ctypes
 import os
+import pathlib
 import random
 import resource
 import shutil
 import signal
+import subprocess
 import time
 
-from harness import (KILL_ROUNDS, STEPS, checkpoints, digest, fixture, losses, steps_done,
+from harness import (KILL_ROUNDS, STEPS, Setup, checkpoints, digest, fixture, losses, steps_done,
                      train_arguments)
 from jobs import LAUNCHERS, Job, available_launchers, straight, who_say_that_it_is_lost
-from processes import Distributed, run, wait_until
+from processes import CLEAN, Distributed, run, wait_until
 
 
 class FaultTest(Distributed):
@@ -89,6 +91,23 @@ class KilledUnderALauncher(FaultTest):
         for number in range(KILL_ROUNDS):
             with self.subTest(round=number + 1, seed=seed):
                 self.play(*rounds[number % len(rounds)], generator)
+
+
+class RestartedGroup(FaultTest):
+    def test_a_killed_process_is_started_anew_with_its_group(self):
+        run_dir = self.scratch / "run"
+        launcher = subprocess.Popen(
+            [Setup.crnet, "launch", "--nproc", "2", "--max-restarts", "1",
+             *map(str, train_arguments(run_dir))], stdin=subprocess.DEVNULL, env=CLEAN,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8")
+        self.addCleanup(launcher.kill)
+        self.assertTrue(wait_until(lambda: bool(checkpoints(run_dir)), pause=0.005))
+        children = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text()
+        os.kill(int(children.split()[-1]), signal.SIGKILL)
+        _, stderr = launcher.communicate()
+        self.assertEqual(launcher.returncode, 0, stderr)
+        self.assertIn("restart 1 of 1", stderr)
+        self.assert_same_weights(run_dir, straight(2, "none"))
 
 
 class LostProcess(FaultTest):
