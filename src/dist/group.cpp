@@ -8,6 +8,7 @@
 #include <exception>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <typeinfo>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
@@ -40,7 +41,9 @@ std::string short_text(const std::exception& failure) {
 // Of LibTorch's failures those that another process may be the cause of.
 bool may_come_from_another(const std::exception& failure) {
   if (dynamic_cast<const c10::DistError*>(&failure) != nullptr) return true;
-  return std::string_view(failure.what()).find("gloo") != std::string_view::npos;
+  // Not all of Gloo's texts name it, nor does its type where the text was wrapped.
+  const auto names_gloo = [](std::string_view text) { return text.find("gloo") != text.npos; };
+  return names_gloo(failure.what()) || names_gloo(typeid(failure).name());
 }
 
 ProcessGroups connect(const Meeting& meeting, Monitor& monitor, const Launch& launch,

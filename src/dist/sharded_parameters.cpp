@@ -142,7 +142,8 @@ void ShardedParameters::finish_gradients() {
 // Weights that are released are gathered when they are used.
 void ShardedParameters::updated(size_t bucket) {
   buckets_[bucket].forget_weights();
-  if (!releases_ || bucket == 0) buckets_[bucket].start_gather();
+  if (releases_ && bucket > 0) return;
+  communicate("weights", [&] { buckets_[bucket].start_gather(); });
 }
 
 void ShardedParameters::before_use(size_t unit, bool forward) {
