@@ -7,7 +7,7 @@ import shlex
 import tempfile
 import unittest
 
-from harness import SOURCE, TINY, VOCABULARY, CliTest, fixture, overrides
+from harness import LAST_CHECKPOINT, SOURCE, TINY, VOCABULARY, CliTest, fixture, overrides
 
 SCALING = SOURCE / "docs/scaling.md"
 DOCUMENTS = [SOURCE / "README.md", SOURCE / "CONTRIBUTING.md", *sorted(SOURCE.glob("docs/**/*.md"))]
@@ -122,6 +122,12 @@ class Documentation(CliTest):
         replaced = {"--data": fixture("data"), "--device": "cpu"}
         return [*[fixture("straight-fp32") for _ in positional],
                 *self.with_replaced(options, replaced), "--threads", 1]
+
+    def adapt_checkpoint(self, positional, options):
+        run_dir = fixture("straight-fp32")
+        whole = self.scratch / f"whole-{len(list(self.scratch.iterdir()))}"
+        return [positional[0], run_dir if positional[0] == "verify" else run_dir / LAST_CHECKPOINT,
+                *self.with_replaced(options, {"--out": whole})]
 
     def adapt_plan(self, positional, options):
         return [*positional, *self.with_replaced(options, {"--plot": self.scratch / "plan.svg"})]
