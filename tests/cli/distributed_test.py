@@ -131,7 +131,8 @@ class Mistakes(Distributed):
         for name, source in (("first", "src"), ("second", "include")):
             (self.scratch / name).mkdir()
             self.succeeds("prepare", SOURCE / source, "--output", self.scratch / name / "data",
-                          "--tokenizer", fixture("data") / "tokenizer.model", "--threads", 1)
+                          "--tokenizer", fixture("data") / "tokenizer.model", "--threads", 1,
+                          "--validation-fraction", 0.3)
         processes = self.start(
             2, train_arguments(self.scratch / "run", data__path="data"),
             special={0: {"cwd": self.scratch / "first"}, 1: {"cwd": self.scratch / "second"}})
