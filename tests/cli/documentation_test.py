@@ -113,7 +113,8 @@ class Documentation(CliTest):
         own = fixture("straight-fp32") / "config.yaml"
         return [*[own if path.startswith("runs/") else path for path in positional],
                 *self.with_replaced(options, replaced),
-                *overrides(**tiny, data__path=fixture("data"), train__run_dir=run_dir)]
+                *overrides(**tiny, data__path=fixture("data"), train__run_dir=run_dir),
+                *(overrides(train__steps=8) if "--profile" in dict(options) else [])]
 
     def adapt_verify_resume(self, positional, options):
         return [*self.adapt_train(positional, options), "--set", "train.steps=20"]
@@ -130,7 +131,11 @@ class Documentation(CliTest):
                 *self.with_replaced(options, {"--out": whole})]
 
     def adapt_plan(self, positional, options):
-        return [*positional, *self.with_replaced(options, {"--plot": self.scratch / "plan.svg"})]
+        # Measuring in bf16 takes minutes where the processor has no instructions for it.
+        measures = [] if any(name == "--device-flops" for name, _ in options) else [
+            "--set", "train.precision=fp32"]
+        return [*positional, *self.with_replaced(options, {"--plot": self.scratch / "plan.svg"}),
+                *measures]
 
     def adapt_bench(self, positional, options):
         tiny = {key.replace(".", "__"): value for key, value in TINY_RUN.items()
