@@ -3,6 +3,7 @@
 #include <ATen/record_function.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <chrono>
 #include <csignal>
 #include <nlohmann/json.hpp>
@@ -143,7 +144,9 @@ std::optional<SaveOutcome> CheckpointSaver::wait() {
   if (thread_.joinable()) {
     const auto start = Clock::now();
     thread_.join();
-    outcome_.wait_seconds += seconds_since(start);
+    // The thread's own end, after the save's, belongs to neither.
+    outcome_.wait_seconds =
+        std::min(outcome_.wait_seconds + seconds_since(start), outcome_.seconds);
   }
   return ended();
 }
