@@ -88,7 +88,8 @@ struct Group::State {
     monitor->watch(static_cast<int>(std::min(kAlive, timeout).count()),
                    [launch](const std::string& found) { end_since_lost(launch, found); });
   }
-  std::vector<std::vector<uint8_t>> wait_for(const std::vector<std::string>& keys);
+  std::vector<std::vector<uint8_t>> wait_for(const std::vector<std::string>& keys,
+                                             const std::stop_token& stop = {});
 
   Meeting meeting;
   std::unique_ptr<Monitor> monitor;
@@ -169,12 +170,14 @@ std::vector<double> Group::sum(std::vector<double> values, std::string_view what
 }
 
 // Others may be at work for long, but have to be alive.
-std::vector<std::vector<uint8_t>> Group::State::wait_for(const std::vector<std::string>& keys) {
+std::vector<std::vector<uint8_t>> Group::State::wait_for(const std::vector<std::string>& keys,
+                                                         const std::stop_token& stop) {
   const auto deadline = std::chrono::steady_clock::now() + slow_timeout;
   Monitor::Silence silence;
   for (std::chrono::milliseconds pause{1};; pause = std::min(2 * pause, kBetweenLooks)) {
     if (monitor->ask([keys](c10d::Store& store) { return store.check(keys); })) break;
     std::this_thread::sleep_for(pause);
+    if (stop.stop_requested()) C10_THROW_ERROR(DistStoreError, "stopped");
     if (pause < kBetweenLooks) continue;
     if (std::chrono::steady_clock::now() > deadline) C10_THROW_ERROR(DistStoreError, "timed out");
     if (monitor->longest_silence(silence) > std::min(kAlive, timeout)) {
@@ -216,23 +219,16 @@ void Group::post(const std::string& key, const std::string& text) {
 std::vector<std::string> Group::collect(const std::string& key, const std::stop_token& stop) {
   std::vector<std::string> keys, texts;
   for (int rank = 0; rank < size(); ++rank) keys.push_back(posted_key(key, rank));
-  const auto deadline = std::chrono::steady_clock::now() + state_->slow_timeout;
-  Monitor& monitor = *state_->monitor;
-  Monitor::Silence silence;
-  while (!monitor.ask([keys](c10d::Store& store) { return store.check(keys); })) {
-    const bool is_silent = monitor.longest_silence(silence) > std::min(kAlive, state_->timeout);
-    if (is_silent || stop.stop_requested() || std::chrono::steady_clock::now() > deadline) {
-      throw Error(format("[dist] expected %s from all processes, got: %s", key.c_str(),
-                         monitor.find_lost().c_str()));
-    }
-    std::this_thread::sleep_for(kBetweenLooks);
+  try {
+    for (const auto& bytes : state_->wait_for(keys, stop)) texts.push_back(to_text(bytes));
+  } catch (const c10::DistStoreError&) {
+    throw Error(format("[dist] expected %s from all processes, got: %s", key.c_str(),
+                       state_->monitor->find_lost().c_str()));
   }
-  const auto all = state_->monitor->ask([keys](c10d::Store& store) {
-    auto values = store.multiGet(keys);
+  state_->monitor->ask([keys](c10d::Store& store) {
     for (const auto& taken : keys) store.deleteKey(taken);
-    return values;
+    return true;
   });
-  for (const auto& bytes : all) texts.push_back(to_text(bytes));
   return texts;
 }
 

@@ -46,6 +46,12 @@ std::string RunProfile::finish(int64_t last) {
 void check_profile(int64_t num_steps, int64_t run_steps) {
   const int64_t most = std::max<int64_t>(0, run_steps - kProfileWarmup);
   if (num_steps >= 0 && num_steps <= most) return;
+  if (most == 0) {
+    throw UsageError(
+        format("[train] --profile: expected train.steps of more than the %ld steps that warm up, "
+               "got %ld",
+               static_cast<long>(kProfileWarmup), static_cast<long>(run_steps)));
+  }
   throw UsageError(
       format("[train] --profile: expected 1 to %ld steps, since train.steps is %ld and the first "
              "%ld warm up, got %ld",

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <set>
 
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"
@@ -20,6 +19,7 @@
 #include "crnet/train/stop_signal.h"
 #include "train/agreement.h"
 #include "train/checkpoint_saver.h"
+#include "train/recompute_report.h"
 #include "train/run_folder.h"
 #include "train/run_plan.h"
 #include "train/run_profile.h"
@@ -33,10 +33,6 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 constexpr double kSmoothing = 0.95;
-// Of the worst projection. Where inversion had 8 % in bf16 (β = 1 over 8 blocks), the gradient was
-// off by 2.4 %, where bf16 itself makes 1.7 %; at 14 % (β = 0.9) by 3.0 %. fp32 had 2e-6
-// (docs/recomputation.md).
-constexpr double kDriftBoundBf16 = 0.15, kDriftBoundFp32 = 1e-4;
 
 class TrainingRun {
  public:
@@ -77,11 +73,8 @@ class TrainingRun {
   void validate();
   void save();
   void finish_save();
-  void report(const SaveOutcome& outcome) const;
+  void report(const std::optional<SaveOutcome>& outcome) const;
   void finish_profile();
-  void report_recompute(const std::set<BlockStack::Span>& replayed_before, bool checks_drift,
-                        StepMetrics& metrics) const;
-  void report_drift(const RecomputeDrift& drift, StepMetrics& metrics) const;
   void stop_on_bad_steps(const StepMetrics& metrics);
   void say_how_it_ended() const;
   [[nodiscard]] bool is_due(int64_t every) const {
@@ -221,7 +214,7 @@ TrainSummary TrainingRun::run() {
     const StepMetrics metrics = one_step();
     if (metrics_) metrics_->write(metrics);
     if (progress_) progress_->show(metrics);
-    if (const auto outcome = saver_.ended()) report(*outcome);
+    report(saver_.ended());
     stop_on_bad_steps(metrics);
     if (is_due(config_.train.eval_every) && !stops_) validate();
     // In a row of bad steps the weights are in doubt: the sound checkpoints stay.
@@ -271,7 +264,7 @@ StepMetrics TrainingRun::one_step() {
   plan.clip_norm = config_.optimizer.clip_norm;
   const bool checks_drift = is_due(config_.recompute.check_every);
   if (checks_drift) state_.model->stack().check_next();
-  const auto replayed_before = state_.model->stack().replayed();
+  const RecomputeReport recompute(state_.model->stack(), runtime_.compute_dtype);
   group_.at_step(state_.step + 1, usual_seconds_);
   const StepResult result = train_step(
       *state_.model, runtime_.device, [&] { return loader_->next(); }, state_.optimizer, group_,
@@ -308,40 +301,8 @@ StepMetrics TrainingRun::one_step() {
                        count_flops(config_.model, config_.data.sequence_length).training() /
                        (peak_flops_ * group_.size());
   metrics.memory_bytes = peak_memory_bytes(runtime_.device);
-  report_recompute(replayed_before, checks_drift, metrics);
+  recompute.finish(checks_drift, metrics);
   return metrics;
-}
-
-void TrainingRun::report_recompute(const std::set<BlockStack::Span>& replayed_before,
-                                   bool checks_drift, StepMetrics& metrics) const {
-  const BlockStack& stack = state_.model->stack();
-  if (stack.plan().inverts) metrics.replayed_spans = static_cast<int64_t>(stack.replayed().size());
-  for (const auto& span : stack.replayed()) {
-    if (replayed_before.contains(span)) continue;
-    log::info(format(
-        "step %ld: %s of blocks %ld to %ld is replayed from now on, since inverting "
-        "it would grow errors by more than %g (recompute.max_amplification)",
-        static_cast<long>(metrics.step), kProjectionNames[static_cast<size_t>(span.projection)],
-        static_cast<long>(span.first), static_cast<long>(span.last),
-        config_.recompute.max_amplification));
-  }
-  if (checks_drift && stack.drift().block > 0) report_drift(stack.drift(), metrics);
-}
-
-void TrainingRun::report_drift(const RecomputeDrift& drift, StepMetrics& metrics) const {
-  metrics.recompute_drift = drift.worst();
-  const double bound =
-      runtime_.compute_dtype == torch::kBFloat16 ? kDriftBoundBf16 : kDriftBoundFp32;
-  const std::string found = format("step %ld: rebuilt outputs of block %ld are off by %.2g",
-                                   static_cast<long>(metrics.step), static_cast<long>(drift.block),
-                                   *metrics.recompute_drift);
-  if (*metrics.recompute_drift <= bound) {  // false for NaN
-    log::info(found);
-  } else {
-    log::warn(found + format(", more than %.2g; lower recompute.max_amplification, or use "
-                             "recompute.strategy replay",
-                             bound));
-  }
 }
 
 void TrainingRun::stop_on_bad_steps(const StepMetrics& metrics) {
@@ -352,7 +313,7 @@ void TrainingRun::stop_on_bad_steps(const StepMetrics& metrics) {
              static_cast<long>(metrics.step), metrics.loss, metrics.grad_norm,
              static_cast<long>(state_.bad_steps_in_a_row)));
   if (state_.bad_steps_in_a_row < config_.train.max_bad_steps) return;
-  if (const auto outcome = saver_.wait()) report(*outcome);
+  report(saver_.wait());
   const auto saved = store_.list();
   throw Error(
       format("[train] step %ld: expected a finite loss and gradient, got %ld updates in a row "
@@ -399,7 +360,7 @@ void TrainingRun::save() {
   RECORD_USER_SCOPE("crnet::save");
   note("saving");
   group_.at_step(state_.step, /*usual_seconds=*/0);
-  if (const auto outcome = saver_.wait()) report(*outcome);
+  report(saver_.wait());
   const bool goes_on = state_.step < last_step_ && !stops_;
   saver_.begin(state_.capture(config_, runtime_, data_.train.index(), folder_.tokenizer(), group_),
                config_.checkpoint.background && goes_on);
@@ -411,21 +372,22 @@ void TrainingRun::save() {
   }
 }
 
-void TrainingRun::report(const SaveOutcome& outcome) const {
-  if (!group_.is_first()) return;
-  if (!outcome.failure.empty()) {
+void TrainingRun::report(const std::optional<SaveOutcome>& outcome) const {
+  if (!outcome || !group_.is_first()) return;
+  if (!outcome->failure.empty()) {
     // The weights are in memory still: a later save may find room.
-    log::error(outcome.failure);
+    log::error(outcome->failure);
     return;
   }
   log::info(format("saved %s: %s in %.2g s, for %.2g s of which training waited",
-                   outcome.folder.c_str(), format_bytes(static_cast<double>(outcome.bytes)).c_str(),
-                   outcome.seconds, outcome.wait_seconds));
+                   outcome->folder.c_str(),
+                   format_bytes(static_cast<double>(outcome->bytes)).c_str(), outcome->seconds,
+                   outcome->wait_seconds));
 }
 
 // A trace has all of a save, and no other thread may be inside an operator when recording ends.
 void TrainingRun::finish_profile() {
-  if (const auto outcome = saver_.wait()) report(*outcome);
+  report(saver_.wait());
   (void)group_.gather("", "the profile");  // one may have written for long
   loader_->wait_until_full();
   try {
@@ -436,7 +398,7 @@ void TrainingRun::finish_profile() {
 }
 
 void TrainingRun::finish_save() {
-  if (const auto outcome = saver_.wait()) report(*outcome);
+  report(saver_.wait());
   summary_.checkpoint = saver_.latest();
 }
 
