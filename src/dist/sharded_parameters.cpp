@@ -7,7 +7,6 @@
 #include <functional>
 
 #include "crnet/core/error.h"
-#include "crnet/core/format.h"
 
 namespace crnet {
 namespace {

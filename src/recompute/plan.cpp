@@ -172,14 +172,13 @@ RecomputePlan make_plan(const RecomputeConfig& config, int64_t num_blocks) {
 
 std::string describe(const RecomputePlan& plan) {
   if (!plan.is_active()) return "everything kept";
-  std::vector<int64_t> graphs, again, rebuilt, anchors;
-  bool attention = false;
+  std::vector<int64_t> graphs, again, rebuilt, anchors, attention;
   for (size_t i = 0; i < plan.blocks.size(); ++i) {
     const BlockPlan& block = plan.blocks[i];
     const auto number = static_cast<int64_t>(i) + 1;
     (block.graph ? graphs : block.products ? rebuilt : again).push_back(number);
     if (block.products && block.outputs) anchors.push_back(number);
-    attention = attention || block.attention;
+    if (block.attention) attention.push_back(number);
   }
   std::vector<std::string> parts;
   if (!rebuilt.empty())
@@ -187,7 +186,10 @@ std::string describe(const RecomputePlan& plan) {
   if (!anchors.empty()) {
     parts.back() += " and Y of " + ranges(anchors) + (plan.inverts ? ", inverted" : ", replayed");
   }
-  if (attention) parts.back() += ", attention kept";
+  if (!attention.empty()) {
+    const bool all = attention.size() == rebuilt.size();
+    parts.back() += all ? ", attention kept" : ", attention of " + ranges(attention) + " kept";
+  }
   if (!again.empty()) parts.push_back(blocks_word(again) + ranges(again) + " run again");
   if (!graphs.empty()) parts.push_back(blocks_word(graphs) + ranges(graphs) + " kept");
   std::string text;

@@ -25,7 +25,7 @@ EvalResult evaluate(CausalLMImpl& model, torch::Device device, const DataSet& da
                     const EvalOptions& options, const std::function<bool()>& keep_going) {
   const torch::NoGradGuard no_grad;
   const int64_t T = options.sequence_length;
-  const int64_t max_windows = options.max_tokens == 0 ? 0 : (options.max_tokens + T - 1) / T;
+  const int64_t max_windows = rounded_up_quotient(options.max_tokens, T);
   SequentialWindows windows(dataset, options.batch, T, max_windows, options.num_processes,
                             options.process);
   // With as many passes as anybody makes; who has no text left passes one token, which is not

@@ -57,19 +57,29 @@ RecomputePlan plan_of(RecomputeStrategy strategy, const ModelConfig& model) {
   return make_plan(config, model);
 }
 
-// The lowest `rebuilt` blocks as `block` says, with Y of anchors kept; graphs above.
-RecomputePlan mixed_plan(const PlannerInput& input, int64_t rebuilt, BlockPlan block,
-                         const std::vector<int64_t>& anchors, bool inverts) {
+// Of the lowest blocks, that are rebuilt.
+struct Rebuilt {
+  int64_t blocks;
+  int64_t attention;  // so many of them, from the top, keep attention's results
+  bool products;      // of X and A
+};
+
+// Y of anchors kept; graphs above what is rebuilt.
+RecomputePlan mixed_plan(const PlannerInput& input, const Rebuilt& rebuilt,
+                         const std::vector<int64_t>& anchors = {}, bool inverts = false) {
   RecomputePlan plan;
   plan.inverts = inverts;
   plan.max_amplification = input.config.recompute.max_amplification;
   plan.blocks.assign(static_cast<size_t>(input.config.model.num_layers), {.graph = true});
-  std::fill_n(plan.blocks.begin(), rebuilt, block);
+  for (int64_t i = 0; i < rebuilt.blocks; ++i) {
+    plan.blocks[static_cast<size_t>(i)] = {.products = rebuilt.products,
+                                           .attention = i >= rebuilt.blocks - rebuilt.attention};
+  }
   for (const int64_t anchor : anchors) plan.blocks[static_cast<size_t>(anchor - 1)].outputs = true;
   // The graph of the block above holds them in any case.
   const bool has_outputs = input.config.model.architecture == Architecture::kCRNet;
-  if (has_outputs && rebuilt < input.config.model.num_layers) {
-    plan.blocks[static_cast<size_t>(rebuilt - 1)].outputs = true;
+  if (has_outputs && rebuilt.blocks < input.config.model.num_layers) {
+    plan.blocks[static_cast<size_t>(rebuilt.blocks - 1)].outputs = true;
   }
   return plan;
 }
@@ -88,35 +98,48 @@ bool may_invert(const PlannerInput& input, const std::vector<int64_t>& anchors) 
          std::pow(1 / c, static_cast<double>(steps)) <= input.config.recompute.max_amplification;
 }
 
-void add_crnet_plans(const PlannerInput& input, int64_t rebuilt, bool attention,
+void add_crnet_plans(const PlannerInput& input, const Rebuilt& rebuilt,
                      std::vector<RecomputePlan>& plans) {
-  const BlockPlan block{.products = true, .attention = attention};
-  for (int64_t held = least_held_outputs(rebuilt); held <= rebuilt; ++held) {
-    plans.push_back(mixed_plan(input, rebuilt, block, replay_anchors(rebuilt, held), false));
+  for (int64_t held = least_held_outputs(rebuilt.blocks); held <= rebuilt.blocks; ++held) {
+    plans.push_back(mixed_plan(input, rebuilt, replay_anchors(rebuilt.blocks, held)));
   }
-  for (int64_t stride = 2; stride <= rebuilt; ++stride) {
-    const auto anchors = inverse_anchors(rebuilt, stride);
+  for (int64_t stride = 2; stride <= rebuilt.blocks; ++stride) {
+    const auto anchors = inverse_anchors(rebuilt.blocks, stride);
     if (!may_invert(input, anchors)) break;
-    plans.push_back(mixed_plan(input, rebuilt, block, anchors, true));
+    plans.push_back(mixed_plan(input, rebuilt, anchors, /*inverts=*/true));
   }
+}
+
+// In how many of the rebuilt blocks attention's results may be kept: none, all, and a few between.
+std::vector<int64_t> attention_counts(const PlannerInput& input, int64_t rebuilt) {
+  constexpr int64_t kParts = 8;
+  std::vector<int64_t> counts = {0};
+  if (!input.device.is_cpu()) return counts;
+  for (int64_t part = 1; part <= kParts; ++part) {
+    const int64_t count = rebuilt * part / kParts;
+    if (count > counts.back()) counts.push_back(count);
+  }
+  return counts;
 }
 
 // Every plan that is looked at.
 std::vector<RecomputePlan> candidates(const PlannerInput& input) {
   const ModelConfig& model = input.config.model;
   std::vector<RecomputePlan> plans = {plan_of(RecomputeStrategy::kNone, model)};
-  for (int64_t rebuilt = 1; rebuilt <= model.num_layers; ++rebuilt) {
-    for (const bool attention : {false, true}) {
-      if (attention && !input.device.is_cpu()) continue;
+  for (int64_t blocks = 1; blocks <= model.num_layers; ++blocks) {
+    // Without X A all runs again; of a CR-Net it is smaller than Y: see docs.
+    if (model.architecture != Architecture::kCRNet) {
+      plans.push_back(mixed_plan(input, {blocks, 0, /*products=*/false}));
+    }
+    if (model.architecture == Architecture::kLlama) continue;
+    for (const int64_t attention : attention_counts(input, blocks)) {
+      const Rebuilt rebuilt{blocks, attention, /*products=*/true};
       if (model.architecture == Architecture::kCRNet) {
-        add_crnet_plans(input, rebuilt, attention, plans);
-      } else if (model.architecture == Architecture::kCoLA) {
-        plans.push_back(
-            mixed_plan(input, rebuilt, {.products = true, .attention = attention}, {}, false));
+        add_crnet_plans(input, rebuilt, plans);
+      } else {
+        plans.push_back(mixed_plan(input, rebuilt));
       }
     }
-    if (model.architecture == Architecture::kCRNet) continue;  // X A is smaller than Y: see docs
-    plans.push_back(mixed_plan(input, rebuilt, {}, {}, false));
   }
   return plans;
 }

@@ -33,9 +33,10 @@ struct Pass {
   std::vector<torch::Tensor> gradients;
 };
 
-// Loss and gradients of two batches, accumulated.
-inline Pass run(const ModelConfig& config, const RecomputeConfig& recompute,
-                torch::ScalarType dtype, int64_t length = 13, torch::Device device = torch::kCPU) {
+// Loss and gradients of two batches, accumulated. `recompute`: RecomputeConfig or RecomputePlan.
+template <class Recompute = RecomputeConfig>
+inline Pass run(const ModelConfig& config, const Recompute& recompute, torch::ScalarType dtype,
+                int64_t length = 13, torch::Device device = torch::kCPU) {
   CausalLM model(config, device);
   initialize(*model, 3);
   model->set_compute_dtype(dtype);

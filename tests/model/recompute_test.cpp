@@ -18,15 +18,23 @@ using ::testing::HasSubstr;
 using testing::kVocab, testing::Pass, testing::run, testing::shape, testing::strategy;
 using torch::Tensor;
 
-void expect_bit_identical(const ModelConfig& model, const RecomputeConfig& recompute,
-                          int64_t length = 13, torch::Device device = torch::kCPU) {
+const char* in_words(const RecomputeConfig& config) {
+  return enum_name(config.strategy);
+}
+std::string in_words(const RecomputePlan& plan) {
+  return describe(plan);
+}
+
+template <class Recompute>
+void expect_bit_identical(const ModelConfig& model, const Recompute& recompute, int64_t length = 13,
+                          torch::Device device = torch::kCPU) {
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
     const Pass kept = run(model, {}, dtype, length, device),
                rebuilt = run(model, recompute, dtype, length, device);
-    EXPECT_TRUE(torch::equal(rebuilt.loss, kept.loss)) << enum_name(recompute.strategy);
+    EXPECT_TRUE(torch::equal(rebuilt.loss, kept.loss)) << in_words(recompute);
     for (size_t i = 0; i < kept.gradients.size(); ++i) {
       EXPECT_TRUE(torch::equal(rebuilt.gradients[i], kept.gradients[i]))
-          << enum_name(recompute.strategy) << ", parameter " << i << ", " << dtype;
+          << in_words(recompute) << ", parameter " << i << ", " << dtype;
     }
   }
 }
@@ -79,6 +87,9 @@ TEST(RecomputeBits, KeptAttentionChangesNothing) {
     auto replay = strategy(RecomputeStrategy::kReplay);
     replay.keep_attention = true;
     expect_bit_identical(model, replay);
+    RecomputePlan in_half_of_them = make_plan(replay, model.num_layers);
+    for (const size_t block : {0, 1}) in_half_of_them.blocks[block].attention = false;
+    expect_bit_identical(model, in_half_of_them);
   }
   auto cola_m = strategy(RecomputeStrategy::kColaM);
   cola_m.keep_attention = true;

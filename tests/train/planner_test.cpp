@@ -134,6 +134,28 @@ TEST(Planner, OnAGpuAttentionIsNotCountedAsKept) {
   EXPECT_FALSE(keeps_attention());
 }
 
+TEST(Planner, KeepsAttentionInAsManyBlocksAsFit) {
+  const auto input = input_for("crnet-130m");
+  const auto front = plan_front(input, 1000);
+  const auto kept = [](const PlanEstimate& estimate) {
+    const auto& blocks = estimate.plan.blocks;
+    return std::count_if(blocks.begin(), blocks.end(), [](auto& b) { return b.attention; });
+  };
+  const auto rebuilt = [](const PlanEstimate& estimate) {
+    const auto& blocks = estimate.plan.blocks;
+    return std::count_if(blocks.begin(), blocks.end(), [](auto& b) { return !b.graph; });
+  };
+  EXPECT_TRUE(std::any_of(front.begin(), front.end(), [&](const PlanEstimate& estimate) {
+    return kept(estimate) > 0 && kept(estimate) < rebuilt(estimate);
+  }));
+  for (const auto& estimate : front) {  // those at the top are let go first
+    const auto& blocks = estimate.plan.blocks;
+    for (size_t i = 1; i < blocks.size(); ++i) {
+      EXPECT_TRUE(!blocks[i - 1].attention || blocks[i].attention || blocks[i].graph);
+    }
+  }
+}
+
 std::string refusal(const PlannerInput& input, int64_t budget) {
   try {
     static_cast<void>(choose_plan(input, budget));

@@ -38,9 +38,9 @@ struct PlannerInput {
 
 /// The plans that no other beats in both peak memory and time, least memory first, at most
 /// `count` of them. Plans differ in how many blocks, from the top, keep their graphs (those are
-/// needed first and go first), how the others are rebuilt, from how many anchors, and whether
-/// attention's results are kept. Those that invert by more than recompute.max_amplification at the
-/// initial β are left out.
+/// needed first and go first), how the others are rebuilt, from how many anchors, and how many of
+/// them, from the top, keep attention's results. Those that invert by more than
+/// recompute.max_amplification at the initial β are left out.
 [[nodiscard]] std::vector<PlanEstimate> plan_front(const PlannerInput& input, size_t count = 12);
 
 /// The fastest plan whose peak is at most `budget` bytes; one that inverts only where no exact one
