@@ -5,6 +5,7 @@
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/product.h"
 
 namespace crnet {
 namespace {
@@ -95,15 +96,15 @@ LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tenso
   for (int64_t begin = 0; begin < rows; begin += chunk_rows) {
     const int64_t n = std::min(chunk_rows, rows - begin);
     const Tensor h = hidden.narrow(0, begin, n);
-    Tensor logits = at::mm(h, w.t());  // [n, V]
+    Tensor logits = product_of(h, w.t());  // [n, V]
     result.loss += chunk_loss(logits, targets.narrow(0, begin, n), scale);
     if (!want_gradients) continue;
     Tensor dh = result.hidden.narrow(0, begin, n);
-    at::mm_out(dh, logits, w);
+    store_product(dh, logits, w);
     if (result.weight.scalar_type() == logits.scalar_type()) {
-      result.weight.addmm_(logits.t(), h);
+      add_product(result.weight, logits.t(), h);
     } else {
-      add_by_rows(result.weight, at::mm(logits.t(), h));
+      add_by_rows(result.weight, product_of(logits.t(), h));
     }
   }
   result.loss /= count;

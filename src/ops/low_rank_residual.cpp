@@ -4,6 +4,7 @@
 
 #include "crnet/core/error.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/product.h"
 
 namespace crnet {
 namespace {
@@ -102,7 +103,8 @@ void subtract_and_divide(const Tensor& y, Tensor& product, double c) {
 // c Y_prev + low B. low [N, R], b [R, out] and y_prev of one dtype.
 Tensor residual_product(const Tensor& low, const Tensor& b, const Tensor& y_prev, const Tensor& c) {
   Tensor y = scale(as_matrix(y_prev), c);  // [N, out]
-  return y.addmm_(low, b).view_as(y_prev);
+  add_product(y, low, b);
+  return y.view_as(y_prev);
 }
 
 class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
@@ -114,7 +116,7 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
     const auto dtype = x.scalar_type();
     const Tensor a = A.to(dtype), b = B.to(dtype);
     const Tensor c = signed_scale(beta, epsilon);
-    if (!products->low.defined()) products->low = at::mm(as_matrix(x), a);
+    if (!products->low.defined()) products->low = product_of(as_matrix(x), a);
     if (!products->y.defined()) products->y = residual_product(products->low, b, y_prev, c);
     ctx->save_for_backward({x, a, b, products->low, y_prev, c});
     if (products->y_prev) ctx->saved_data["y_prev"] = c10::IValue::make_capsule(products->y_prev);
@@ -128,11 +130,11 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
     const Tensor &x = saved[0], &a = saved[1], &b = saved[2], &low = saved[3], &c = saved[5];
     Tensor y_prev = saved[4];
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
-    const Tensor dy = as_matrix(grad_outputs[0]).contiguous();    // [N, out]
-    const Tensor dlow = at::mm(dy, b.t());                        // [N, R]
-    const Tensor dx = at::mm(dlow, a.t()).view_as(x);             // [..., in]
-    const Tensor dA = at::mm(as_matrix(x).t(), dlow).to(master);  // [in, R]
-    const Tensor dB = at::mm(low.t(), dy).to(master);             // [R, out]
+    const Tensor dy = as_matrix(grad_outputs[0]).contiguous();        // [N, out]
+    const Tensor dlow = product_of(dy, b.t());                        // [N, R]
+    const Tensor dx = product_of(dlow, a.t()).view_as(x);             // [..., in]
+    const Tensor dA = product_of(as_matrix(x).t(), dlow).to(master);  // [in, R]
+    const Tensor dB = product_of(low.t(), dy).to(master);             // [R, out]
     const auto later = ctx->saved_data.find("y_prev");
     if (later != ctx->saved_data.end()) {
       y_prev = static_cast<LaterTensor&>(*later->second.toCapsule()).take();
@@ -173,7 +175,7 @@ Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor
   const torch::NoGradGuard no_grad;
   // Not with 1/c as the product's own scales: oneDNN compiles a kernel for every pair of them, and
   // keeps a thousand, while c moves with every step.
-  Tensor y_prev = at::mm(low, B.to(low.scalar_type())).view_as(y);
+  Tensor y_prev = product_of(low, B.to(low.scalar_type())).view_as(y);
   subtract_and_divide(y, y_prev, c);
   return y_prev;
 }

@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "crnet/core/error.h"
+#include "ops/product.h"
 
 namespace crnet {
 namespace {
@@ -32,7 +33,7 @@ class MatrixProduct : public torch::autograd::Function<MatrixProduct> {
     if (product != nullptr && product->defined()) return product->variable_data();
     auto sizes = x.sizes().vec();
     sizes.back() = weight.size(out_in ? 0 : 1);
-    const Tensor y = at::mm(as_matrix(x), in_out(w, out_in)).view(sizes);  // [..., out]
+    const Tensor y = product_of(as_matrix(x), in_out(w, out_in)).view(sizes);  // [..., out]
     if (product != nullptr) *product = y;
     return y.variable_data();
   }
@@ -43,10 +44,10 @@ class MatrixProduct : public torch::autograd::Function<MatrixProduct> {
     const Tensor &x = saved[0], &w = saved[1];
     const bool out_in = ctx->saved_data["out_in"].toBool();
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
-    const Tensor dy = as_matrix(grad_outputs[0]).contiguous();       // [N, out]
-    const Tensor dx = at::mm(dy, in_out(w, out_in).t()).view_as(x);  // [..., in]
-    const Tensor rows = as_matrix(x);                                // [N, in]
-    const Tensor dw = out_in ? at::mm(dy.t(), rows) : at::mm(rows.t(), dy);
+    const Tensor dy = as_matrix(grad_outputs[0]).contiguous();           // [N, out]
+    const Tensor dx = product_of(dy, in_out(w, out_in).t()).view_as(x);  // [..., in]
+    const Tensor rows = as_matrix(x);                                    // [N, in]
+    const Tensor dw = out_in ? product_of(dy.t(), rows) : product_of(rows.t(), dy);
     return {dx, dw.to(master), Tensor(), Tensor()};
   }
 };

@@ -131,11 +131,7 @@ class Documentation(CliTest):
                 *self.with_replaced(options, {"--out": whole})]
 
     def adapt_plan(self, positional, options):
-        # Measuring in bf16 takes minutes where the processor has no instructions for it.
-        measures = [] if any(name == "--device-flops" for name, _ in options) else [
-            "--set", "train.precision=fp32"]
-        return [*positional, *self.with_replaced(options, {"--plot": self.scratch / "plan.svg"}),
-                *measures]
+        return [*positional, *self.with_replaced(options, {"--plot": self.scratch / "plan.svg"})]
 
     def adapt_bench(self, positional, options):
         tiny = {key.replace(".", "__"): value for key, value in TINY_RUN.items()

@@ -143,7 +143,8 @@ struct TrainConfig {
     visit(precision,
           {.name = "precision", .help = "auto: bf16 where the device multiplies it natively"});
     visit(threads, {.name = "threads",
-                    .help = "CPU threads; 0: this process's share of the cores",
+                    .help = "CPU threads; 0: this process's share of the cores, whatever "
+                            "OMP_NUM_THREADS says (torchrun sets it to 1)",
                     .minimum = 0,
                     .maximum = 4096});
     visit(eval_every, {.name = "eval_every",
