@@ -72,8 +72,10 @@ int consolidate_into(const fs::path& path, const fs::path& out) {
                      path.string() + "; choose one of " + (path / "checkpoints").string());
   }
   const Checkpoint made = consolidate(open_checkpoint(path), out);
-  std::printf("%s: %s\n", made.folder.c_str(),
-              format_bytes(static_cast<double>(bytes_of(made))).c_str());
+  std::printf(
+      "%s: all weights in model.safetensors and the optimizer's tensors in optimizer.safetensors, "
+      "%s in all; for eval, generate and train --resume\n",
+      made.folder.c_str(), format_bytes(static_cast<double>(bytes_of(made))).c_str());
   return 0;
 }
 

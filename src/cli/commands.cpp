@@ -22,6 +22,81 @@ constexpr auto kCommands = std::to_array<Command>({
     {"config", run_config, "the resolved configuration, or the schema of all keys"},
 });
 
+// What cxxopts puts between quotation marks in `text`; "" where it does not.
+std::string quoted_in(const std::string& text) {
+  const std::string open = "\u2018", close = "\u2019";
+  const size_t begin = text.find(open), end = text.rfind(close);
+  if (begin == std::string::npos || end == std::string::npos) return "";
+  return text.substr(begin + open.size(), end - begin - open.size());
+}
+
+// Names of all options, or of those alone that take a value.
+std::vector<std::string> option_names(const cxxopts::Options& options, bool with_value = false) {
+  std::vector<std::string> names;
+  for (const auto& group : options.groups()) {
+    for (const auto& option : options.group_help(group).options) {
+      if (with_value && option.is_boolean) continue;
+      names.insert(names.end(), option.l.begin(), option.l.end());
+    }
+  }
+  return names;
+}
+
+bool takes(cxxopts::Options& options, const std::string& name, const std::string& value) {
+  const std::string argument = "--" + name + "=" + value;
+  const std::array argv = {"crnet", argument.c_str()};
+  try {
+    static_cast<void>(options.parse(static_cast<int>(argv.size()), argv.data()));
+    return true;
+  } catch (const cxxopts::exceptions::incorrect_argument_type&) {
+    return false;
+  }
+}
+
+// cxxopts keeps an option's type to itself, but can be asked.
+std::string expected_of(cxxopts::Options& options, const std::string& name,
+                        const std::string& value) {
+  if (takes(options, name, "0.5")) return "a number";
+  if (value.find_first_not_of("0123456789") == std::string::npos) return "a smaller number";
+  return takes(options, name, "-1") ? "a whole number" : "a whole number of at least 0";
+}
+
+// The first option of `argv` that does not take its value.
+std::string wrong_value(cxxopts::Options& options, std::span<char*> argv) {
+  for (const auto& name : option_names(options, /*with_value=*/true)) {
+    const std::string word = "--" + name;
+    for (size_t i = 1; i < argv.size(); ++i) {
+      const std::string argument = argv[i];
+      std::string value;
+      if (argument == word && i + 1 < argv.size()) value = argv[i + 1];
+      if (argument.starts_with(word + "=")) value = argument.substr(word.size() + 1);
+      if (value.empty() || takes(options, name, value)) continue;
+      return word + ": expected " + expected_of(options, name, value) + ", got " + value;
+    }
+  }
+  return "";
+}
+
+// What is wrong with `argv`, in crnet's words; "" where they are not known.
+std::string problem_of(cxxopts::Options& options, std::span<char*> argv,
+                       const cxxopts::exceptions::exception& error) {
+  const std::string quoted = quoted_in(error.what());
+  if (dynamic_cast<const cxxopts::exceptions::incorrect_argument_type*>(&error) != nullptr) {
+    return wrong_value(options, argv);
+  }
+  if (quoted.empty()) return "";
+  const bool is_letter = quoted.size() == 1;
+  const std::string word = (is_letter ? "-" : "--") + quoted;
+  if (dynamic_cast<const cxxopts::exceptions::missing_argument*>(&error) != nullptr) {
+    return word + ": expected a value after it, got none";
+  }
+  if (dynamic_cast<const cxxopts::exceptions::no_such_option*>(&error) != nullptr) {
+    const std::string nearest = is_letter ? "" : nearest_match(quoted, option_names(options));
+    return "unknown option " + word + (nearest.empty() ? "" : "; did you mean --" + nearest + "?");
+  }
+  return "";
+}
+
 }  // namespace
 
 std::span<const Command> commands() {
@@ -50,7 +125,10 @@ cxxopts::ParseResult parse_arguments(cxxopts::Options& options, int argc, char**
     }
     return parsed;
   } catch (const cxxopts::exceptions::exception& error) {
-    throw UsageError("[" + command + "] " + error.what() + "; see crnet " + command + " --help");
+    std::string problem = problem_of(options, {argv, static_cast<size_t>(argc)}, error);
+    if (problem.empty()) problem = error.what();
+    const char* see = problem.ends_with('?') ? " See crnet " : "; see crnet ";
+    throw UsageError("[" + command + "] " + problem + see + command + " --help");
   }
 }
 

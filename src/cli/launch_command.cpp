@@ -2,11 +2,13 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <optional>
 #include <span>
 #include <string_view>
 
 #include "cli/commands.h"
 #include "crnet/core/error.h"
+#include "crnet/core/format.h"
 #include "crnet/dist/supervisor.h"
 
 namespace crnet {
@@ -35,7 +37,8 @@ int count_own_arguments(int argc, char** argv) {
   return std::min(count, argc);
 }
 
-void check_command(std::span<char*> words) {
+// The configuration of a training too, so that its mistakes are said once and not by every process.
+void check_command(std::span<char*> words, int num_processes) {
   if (words.empty()) {
     throw UsageError("[launch] expected a command to launch, got none; for example " +
                      std::string(kExample));
@@ -45,6 +48,9 @@ void check_command(std::span<char*> words) {
     throw UsageError("[launch] expected a command to launch, got launch; once is enough: " +
                      std::string(kExample));
   }
+  if (name == "train" && num_processes >= 1) {
+    check_train(static_cast<int>(words.size()), words.data(), num_processes);
+  }
 }
 
 std::vector<std::string> argv_of(std::span<char*> words) {
@@ -53,15 +59,34 @@ std::vector<std::string> argv_of(std::span<char*> words) {
   return arguments;
 }
 
+// The value of --resume.
+std::optional<std::string> resume_in(const std::vector<std::string>& arguments) {
+  constexpr std::string_view kOption = "--resume";
+  for (auto word = arguments.begin(); word != arguments.end(); ++word) {
+    if (*word == kOption && word + 1 != arguments.end()) return word[1];
+    if (word->starts_with("--resume=")) return word->substr(kOption.size() + 1);
+  }
+  return std::nullopt;
+}
+
 // A training's folder is in use by then, which is refused without --resume.
 std::vector<std::string> restarted(std::vector<std::string> arguments) {
-  const bool resumes = std::any_of(arguments.begin(), arguments.end(), [](const auto& word) {
-    return word == "--resume" || word.starts_with("--resume=");
-  });
-  if (arguments[1] == "train" && !resumes) {
-    arguments.insert(arguments.begin() + 2, {"--resume", "auto"});
+  if (arguments[1] == "train" && !resume_in(arguments)) {
+    arguments.insert(arguments.end(), {"--resume", "auto"});
   }
   return arguments;
+}
+
+// Of a training alone. One that began with --resume CHECKPOINT goes on from there or by auto, which
+// depends on whether it has saved: no command serves both.
+std::string how_to_go_on(std::span<char*> own, const std::vector<std::string>& again) {
+  if (again[1] != "train" || resume_in(again) != "auto") return "";
+  std::vector<std::string> words = {again.front()};
+  words.insert(words.end(), own.begin(), own.end());
+  words.insert(words.end(), again.begin() + 1, again.end());
+  std::string advice = "to go on from the newest checkpoint:";
+  for (const auto& word : words) advice.append(" ").append(shell_word(word));
+  return advice;
 }
 
 }  // namespace
@@ -79,12 +104,13 @@ int run_launch(int argc, char** argv) {
                      std::string(kExample));
   }
   const std::span words(argv + num_own, argv + argc);
-  check_command(words);
   SuperviseOptions supervised;
   supervised.num_processes = parsed["nproc"].as<int>();
+  check_command(words, supervised.num_processes);
   supervised.max_restarts = parsed["max-restarts"].as<int>();
   supervised.command = argv_of(words);
   supervised.restart_command = restarted(supervised.command);
+  supervised.advice = how_to_go_on({argv, argv + num_own}, supervised.restart_command);
   return supervise(supervised);
 }
 

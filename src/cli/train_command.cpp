@@ -32,7 +32,19 @@ int64_t profile_steps(const cxxopts::ParseResult& parsed) {
       format("[train] --profile: expected at least 1 step, got %ld", static_cast<long>(steps)));
 }
 
+LoadedConfig<RunConfig> load_recipe(const cxxopts::ParseResult& parsed) {
+  return load_run_config(required(parsed, "config", "train", "a recipe"), overrides_in(parsed));
+}
+
 }  // namespace
+
+void check_train(int argc, char** argv, int num_processes) {
+  auto options = train_options();
+  const auto parsed = parse_arguments(options, argc, argv);
+  if (parsed.count("help") != 0) return;
+  if (parsed.count("profile") != 0) static_cast<void>(profile_steps(parsed));
+  check_processes(load_recipe(parsed), num_processes);
+}
 
 int run_train(int argc, char** argv) {
   auto options = train_options();
@@ -43,8 +55,7 @@ int run_train(int argc, char** argv) {
   }
   keep_freed_memory();
   keep_profiler_quiet();
-  const auto loaded =
-      load_run_config(required(parsed, "config", "train", "a recipe"), overrides_in(parsed));
+  const auto loaded = load_recipe(parsed);
   TrainOptions train_options;
   train_options.program = program_invocation_name;
   train_options.launch = detect_launch();

@@ -94,6 +94,8 @@ std::string nearest_match(const std::string& word, const std::vector<std::string
     if (distance < best_distance) {
       best_distance = distance;
       best = candidate;
+    } else if (distance == best_distance && candidate != best) {
+      best.clear();  // a guess between equals would be wrong as often as right
     }
   }
   return best;

@@ -16,6 +16,7 @@ namespace {
 
 using Clock = SignalInbox::Clock;
 constexpr int kUsageErrorCode = 2;
+constexpr double kUsualEnd = 1;  // seconds in which all end after one has failed
 
 Clock::time_point after(double seconds) {
   return Clock::now() +
@@ -59,8 +60,10 @@ Attempt::Attempt(const SuperviseOptions& options, const std::vector<std::string>
 
 void Attempt::run() {
   while (is_running()) {
-    const int signal = inbox_.wait(deadline_);
-    if (signal == 0) {
+    const int signal = inbox_.wait(std::min(notice_, deadline_));
+    if (signal == 0 && notice_ < deadline_) {
+      say_what_the_others_have();
+    } else if (signal == 0) {
       end_the_others();
     } else if (signal == SIGCHLD) {
       reap();
@@ -96,6 +99,8 @@ void Attempt::pass_on(int signal) {
   if (!ends_the_launch(signal) || is_first) {
     send(signal);
   } else if (signal == SIGINT) {
+    if (is_running()) say("killed all processes at the second Ctrl-C");
+    user_killed_it_ = true;
     send(SIGKILL);
   }
   user_ended_it_ |= ends_the_launch(signal);
@@ -113,10 +118,15 @@ void Attempt::note_failure(size_t rank, int status) {
   if (exit_code_ != 0) return;
   exit_code_ = exit_code_of(status);
   deadline_ = after(options_.grace);
-  std::string message =
-      format("process %zu of %d %s", rank, options_.num_processes, describe_end(status).c_str());
-  if (is_running()) message += "; the others have " + format_duration(options_.grace) + " to end";
-  say(message);
+  if (user_killed_it_) return;
+  notice_ = after(kUsualEnd);
+  say(format("process %zu of %d %s", rank, options_.num_processes, describe_end(status).c_str()));
+}
+
+void Attempt::say_what_the_others_have() {
+  notice_ = Clock::time_point::max();
+  const std::chrono::duration<double> left = deadline_ - Clock::now();
+  say("the others have " + format_duration(left.count()) + " to end");
 }
 
 void Attempt::end_the_others() {

@@ -24,9 +24,9 @@ class Attempt {
 
   /// 0, or that of the first process that failed.
   [[nodiscard]] int exit_code() const { return exit_code_; }
-  [[nodiscard]] bool may_be_repeated() const {
-    return exit_code_ != 0 && !user_erred_ && !user_ended_it_;
-  }
+  /// Not by a mistake of the user's.
+  [[nodiscard]] bool has_failed_by_itself() const { return exit_code_ != 0 && !user_erred_; }
+  [[nodiscard]] bool may_be_repeated() const { return has_failed_by_itself() && !user_ended_it_; }
 
   /// Waits after run(); false where the user ends the launch meanwhile.
   [[nodiscard]] bool pause(double seconds);
@@ -39,6 +39,7 @@ class Attempt {
   void pass_on(int signal);
   void reap();
   void note_failure(size_t rank, int status);
+  void say_what_the_others_have();
   void end_the_others();
 
   const SuperviseOptions& options_;
@@ -47,10 +48,12 @@ class Attempt {
   std::vector<ChildProcess> processes_;
   std::set<int> passed_on_;
   int exit_code_ = 0;
-  bool user_erred_ = false, user_ended_it_ = false;
+  bool user_erred_ = false, user_ended_it_ = false, user_killed_it_ = false;
   // What the processes that still run get next, and when.
   int next_measure_ = SIGTERM;
   Clock::time_point deadline_ = Clock::time_point::max();
+  // When those that still run then are told of that.
+  Clock::time_point notice_ = Clock::time_point::max();
 };
 
 /// One line to the user.

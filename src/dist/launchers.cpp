@@ -39,9 +39,21 @@ const LauncherNames& names_of(Launcher launcher) {
   return launcher == Launcher::kCrnet ? kCrnet : kTorchrun;
 }
 
+// "unset RANK and LOCAL_RANK, or ", of what is set.
+std::string how_to_unset(const LaunchVariables& variables, const PlaceNames& names) {
+  std::string set;
+  for (const char* name : {names.rank, names.size, names.local_rank, names.local_size}) {
+    if (variables.has(name)) set += (set.empty() ? "unset " : " and ") + std::string(name);
+  }
+  return set.empty() ? "" : set + ", or ";
+}
+
 int read_number(const LaunchVariables& variables, const PlaceNames& names, const char* name) {
-  return variables.number(name, format("each process needs %s, %s, %s and %s, or none of them",
-                                       names.rank, names.size, names.local_rank, names.local_size));
+  return variables.number(
+      name, format("each process needs %s, %s, %s and %s, or none of them; to train with one "
+                   "process %sset CRNET_LAUNCHER=none",
+                   names.rank, names.size, names.local_rank, names.local_size,
+                   how_to_unset(variables, names).c_str()));
 }
 
 /// Whether the variables give no local rank and agree with `outer` in the rest: srun itself may set

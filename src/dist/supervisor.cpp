@@ -53,7 +53,9 @@ int supervise(const SuperviseOptions& options) {
   for (int restarts = 0;; ++restarts) {
     Attempt attempt(options, restarts == 0 ? options.command : again, inbox);
     attempt.run();
-    if (!is_restarted(attempt, restarts + 1, options)) return attempt.exit_code();
+    if (is_restarted(attempt, restarts + 1, options)) continue;
+    if (attempt.has_failed_by_itself() && !options.advice.empty()) say(options.advice);
+    return attempt.exit_code();
   }
 }
 

@@ -14,10 +14,6 @@
 
 namespace crnet {
 
-/// Throws UsageError, with the place of the key, where so many processes cannot share a global
-/// batch, or the parameters.
-void check_processes(const LoadedConfig<RunConfig>& loaded, int num_processes);
-
 /// Throws UsageError where a setting, or what it resolves to, is not the same on all processes.
 void agree_on_settings(Group& group, const RunConfig& config, const Runtime& runtime);
 

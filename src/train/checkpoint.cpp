@@ -76,11 +76,16 @@ void publish(const fs::path& fresh, const fs::path& target) {
 }
 
 void verify_file(const fs::path& path, const FileDigest& expected) {
-  if (!fs::exists(path)) throw Error(format("[checkpoint] expected %s, got no file", path.c_str()));
+  if (!fs::exists(path)) {
+    throw Error(
+        format("[checkpoint] expected %s, got no file; use another checkpoint", path.c_str()));
+  }
   const auto size = static_cast<unsigned long long>(fs::file_size(path));
   if (size != expected.bytes) {
-    throw Error(format("[checkpoint] %s: expected %llu bytes, got %llu", path.c_str(),
-                       static_cast<unsigned long long>(expected.bytes), size));
+    throw Error(
+        format("[checkpoint] %s: expected %llu bytes, got %llu: it was cut short or changed; use "
+               "another checkpoint",
+               path.c_str(), static_cast<unsigned long long>(expected.bytes), size));
   }
   const auto got = digest_file(path).xxh3;
   if (got != expected.xxh3) {

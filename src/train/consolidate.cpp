@@ -29,8 +29,8 @@ void write_consolidated(const Checkpoint& checkpoint, const fs::path& folder) {
 Checkpoint consolidate(const Checkpoint& checkpoint, const fs::path& folder) {
   const fs::path target = folder.has_filename() ? folder : folder.parent_path();
   if (fs::exists(target)) {
-    throw UsageError("[checkpoint] expected a folder that does not exist yet, got " +
-                     target.string());
+    throw UsageError("[checkpoint] --out: expected a folder that does not exist yet, got " +
+                     target.string() + "; name another");
   }
   const fs::path temporary = target.parent_path() / format(".tmp-%s", target.filename().c_str());
   try {

@@ -3,7 +3,7 @@
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "crnet/model/causal_lm.h"
-#include "train/agreement.h"
+#include "crnet/train/trainer.h"
 #include "train/parallel_state.h"
 #include "train/parallel_step.h"
 

@@ -1,7 +1,10 @@
 #include "train/run_folder.h"
 
 #include <torch/headeronly/version.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
 #include <ctime>
 #include <nlohmann/json.hpp>
 
@@ -46,6 +49,23 @@ std::string run_json(const RunConfig& config, const Runtime& runtime, double pea
   return json.dump(2) + "\n";
 }
 
+[[noreturn]] void fail_to(const char* what, const std::filesystem::path& folder,
+                          const std::string& reason) {
+  throw Error(
+      format("[train] train.run_dir: expected to %s %s, got: %s; choose another with --set "
+             "train.run_dir=FOLDER",
+             what, folder.c_str(), reason.c_str()));
+}
+
+void make_writable(const std::filesystem::path& folder) {
+  std::error_code failure;
+  std::filesystem::create_directories(folder, failure);
+  if (failure) fail_to("make the folder", folder, failure.message());
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) {
+    fail_to("write into", folder, std::strerror(errno));
+  }
+}
+
 }  // namespace
 
 bool RunFolder::is_used() const {
@@ -57,6 +77,7 @@ detail::Descriptor RunFolder::lock_if_there() const {
 }
 
 detail::Descriptor RunFolder::make_and_lock() const {
+  make_writable(path);
   auto lock = lock_folder(path);
   if (!is_used()) return lock;
   throw Error("[train] train.run_dir: expected " + path.string() +
@@ -81,6 +102,7 @@ std::filesystem::path RunFolder::describe_run(const LoadedConfig<RunConfig>& loa
                                               const Runtime& runtime, double peak_flops,
                                               const Group& group,
                                               std::optional<int64_t> resumed_step) const {
+  make_writable(path);
   // A folder's first part may go on from another folder's checkpoint.
   const bool is_later_part = resumed_step && std::filesystem::exists(path / "config.yaml");
   const std::string part =

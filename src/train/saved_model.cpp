@@ -14,12 +14,14 @@ Checkpoint find_checkpoint(const std::filesystem::path& path) {
                      ", which does not exist");
   }
   if (!std::filesystem::exists(path / "checkpoints")) return open_checkpoint(path);
-  auto newest = CheckpointStore(path / "checkpoints").newest_sound();
-  if (!newest) {
-    throw Error("[checkpoint] expected a sound checkpoint in " + (path / "checkpoints").string() +
-                ", got none");
-  }
-  return *newest;
+  CheckpointStore store(path / "checkpoints");
+  auto newest = store.newest_sound();
+  if (newest) return *newest;
+  const bool has_none = store.list().empty();
+  throw Error("[checkpoint] expected a sound checkpoint in " + (path / "checkpoints").string() +
+              (has_none ? ", got none at all; let the run save one, or take another run"
+                        : ", got damaged ones alone; take another run, or train anew in another "
+                          "train.run_dir"));
 }
 
 }  // namespace

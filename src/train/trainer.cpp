@@ -41,6 +41,7 @@ class TrainingRun {
       : group_(group),
         loaded_(loaded),
         program_(options.program),
+        is_part_(options.stop_after > 0),
         last_step_(options.stop_after > 0 ? std::min(options.stop_after, config_.train.steps)
                                           : config_.train.steps),
         folder_{config_.train.run_dir},
@@ -76,6 +77,7 @@ class TrainingRun {
   void report(const std::optional<SaveOutcome>& outcome) const;
   void finish_profile();
   void stop_on_bad_steps(const StepMetrics& metrics);
+  [[nodiscard]] std::string how_to_go_on() const;
   void say_how_it_ended() const;
   [[nodiscard]] bool is_due(int64_t every) const {
     return every > 0 && state_.step % every == 0 && state_.step < last_step_;
@@ -94,6 +96,7 @@ class TrainingRun {
   const LoadedConfig<RunConfig> loaded_;
   const RunConfig& config_ = loaded_.config;
   const std::string program_;
+  const bool is_part_;       // whose caller knows how it goes on
   const int64_t last_step_;  // of this part
   const RunFolder folder_;
   const RunData data_;
@@ -234,15 +237,18 @@ TrainSummary TrainingRun::run() {
   return summary_;
 }
 
+std::string TrainingRun::how_to_go_on() const {
+  const bool by_crnet = group_.launch().launcher == Launcher::kCrnet;
+  const std::string launch = by_crnet ? format("launch --nproc %d ", group_.size()) : "";
+  return format("; go on with%s: %s %strain %s --resume auto",
+                group_.size() > 1 && !by_crnet ? " the same launcher and" : "",
+                shell_word(program_).c_str(), launch.c_str(), shell_word(config_file_).c_str());
+}
+
 void TrainingRun::say_how_it_ended() const {
   if (summary_.stopped) {
-    const bool by_crnet = group_.launch().launcher == Launcher::kCrnet;
-    const std::string launch = by_crnet ? format("launch --nproc %d ", group_.size()) : "";
-    log::info(
-        format("stopped after step %ld and saved %s; go on with%s: %s %strain %s --resume auto",
-               static_cast<long>(summary_.steps), summary_.checkpoint.c_str(),
-               group_.size() > 1 && !by_crnet ? " the same launcher and" : "",
-               shell_word(program_).c_str(), launch.c_str(), shell_word(config_file_).c_str()));
+    log::info(format("stopped after step %ld and saved %s%s", static_cast<long>(summary_.steps),
+                     summary_.checkpoint.c_str(), is_part_ ? "" : how_to_go_on().c_str()));
     return;
   }
   const std::string skipped =

@@ -23,6 +23,14 @@ class UsedFolder(CliTest):
         self.assertEqual(digest(run_dir), before)
 
 
+class FolderThatCannotBeMade(CliTest):
+    def test_it_is_named_with_the_key_that_chooses_another(self):
+        (self.scratch / "file").touch()
+        run_dir = self.scratch / "file" / "run"
+        self.damaged(train_arguments(run_dir), "train.run_dir", run_dir, "Not a directory",
+                     "choose another with --set train.run_dir=FOLDER")
+
+
 class DamagedCheckpoint(CliTest):
     def damages(self):
         """Ways to damage a checkpoint, each with the file that a refusal has to name."""
@@ -35,6 +43,26 @@ class DamagedCheckpoint(CliTest):
             path.read_text().replace('"step": 30', '"step": 29'))
         yield "manifest.json", lambda path: path.write_text(path.read_text()[:-100])
         yield "manifest.json", lambda path: path.unlink()
+
+    def test_every_kind_of_damage_says_what_to_do(self):
+        for number, (name, damage) in enumerate(self.damages()):
+            if name != "manifest.json":
+                checkpoint = self.scratch / f"copy-{number}"
+                shutil.copytree(fixture("straight-fp32") / LAST_CHECKPOINT, checkpoint)
+                damage(checkpoint / name)
+                with self.subTest(name, number=number):
+                    self.damaged(["generate", checkpoint], name, "use another checkpoint")
+
+    def test_a_run_of_which_none_is_sound_is_refused_with_advice(self):
+        run_dir = self.copy_of_straight_run()
+        for name in checkpoints(run_dir):
+            (run_dir / "checkpoints" / name / "model.safetensors").unlink()
+        for command in (["generate", run_dir], ["eval", run_dir, "--data", fixture("data")]):
+            last = self.breaks_off(command).stderr.splitlines()[-1]
+            self.assertIn("got damaged ones alone; take another run", last)
+        for name in checkpoints(run_dir):
+            shutil.rmtree(run_dir / "checkpoints" / name)
+        self.damaged(["generate", run_dir], "got none at all; let the run save one")
 
     def test_it_is_refused_by_name_where_it_was_asked_for(self):
         for number, (name, damage) in enumerate(self.damages()):

@@ -51,6 +51,14 @@ class CommandLine(CliTest):
             with self.subTest(command):
                 self.refused([command, "--bogus"], command, "bogus")
 
+    def test_an_unknown_option_names_the_nearest(self):
+        for command, option, nearest in (("plan", "--process", "--processes"),
+                                         ("train", "--resum", "--resume"),
+                                         ("generate", "--max-token=3", "--max-tokens")):
+            with self.subTest(command):
+                self.refused([command, option], f"{option.split('=')[0]}; did you mean {nearest}?")
+        self.assertNotIn("did you mean", self.refused(["train", "-x"], "option -x").stderr)
+
     def test_an_argument_too_many_is_named(self):
         for command in ("train", "verify-resume", "eval", "generate", "plan", "config"):
             with self.subTest(command):
@@ -60,13 +68,14 @@ class CommandLine(CliTest):
         for command in ("train", "verify-resume", "plan", "config", "eval", "generate"):
             self.refused([command], f"[{command}] expected ", f"crnet {command} ")
         self.refused(["eval", fixture("straight-fp32")], "[eval] expected ", "data")
-        self.refused(["train", fixture("recipe.json"), "--set"], "set")
+        self.refused(["train", fixture("recipe.json"), "--set"], "--set", "a value", "got none")
 
     def test_a_value_of_the_wrong_kind_names_the_option_and_what_it_takes(self):
         run, data = fixture("straight-fp32"), fixture("data")
         evaluate, generate = ["eval", run, "--data", data], ["generate", run, "--prompt", "a"]
         for arguments, named in (
-                ([*evaluate, "--batch", "many"], ["many"]),
+                ([*evaluate, "--batch", "many"], ["--batch: expected a whole number, got many"]),
+                ([*evaluate, "--batch=1.5"], ["--batch: expected a whole number, got 1.5"]),
                 ([*evaluate, "--batch", "0"], ["--batch", "at least 1"]),
                 ([*evaluate, "--sequence-length", "100000"], ["--sequence-length", "1 to 512"]),
                 ([*evaluate, "--device", "gpu"], ["--device", "auto, cpu, cuda", "gpu"]),
@@ -75,7 +84,10 @@ class CommandLine(CliTest):
                 ([*generate, "--max-tokens", "0"], ["--max-tokens", "at least 1"]),
                 ([*generate, "--temperature", "-1"], ["--temperature", "at least 0"]),
                 ([*generate, "--top-p", "0"], ["--top-p", "(0, 1]"]),
-                ([*generate, "--seed", "x"], ["x"]),
+                ([*generate, "--seed", "x"], ["--seed", "a whole number of at least 0, got x"]),
+                ([*generate, "--temperature", "hot"], ["--temperature: expected a number, got hot"]),
+                (["generate", run, "--prompt", "x", "--no-cache", "--seed", "x"],
+                 ["--seed", "got x"]),
                 (["plan", fixture("recipe.json"), "--hours", "0"], ["--hours", "above 0"])):
             with self.subTest(" ".join(map(str, arguments[2:]))):
                 self.refused(arguments, *named)
@@ -88,7 +100,9 @@ class CommandLine(CliTest):
                 (["2,eight"], ["--processes", "2,eight"]),
                 (["2,"], ["--processes", "got 2,"]),
                 (["7", "--set", "dist.shard_group=2"], ["dist.shard_group", "divisor", "(7)"]),
-                (["7"], ["train.global_batch_tokens", "multiple", "448"]),
+                (["7"], ["train.global_batch_tokens", "multiple", "= 448), got 512; --set "
+                         "train.global_batch_tokens=448 would do"]),
+                (["16"], ["= 1024), got 512; --set train.micro_batch=1 would do"]),
                 (["4", "--per-node", "3"], ["nodes of 3", "got 4"]),
                 (["4", "--per-node", "0"], ["--per-node", "at least 1", "got 0"]),
                 (["4", "--node-bandwidth", "-1"], ["--node-bandwidth", "above 0", "got -1"]),
@@ -155,6 +169,11 @@ class Configuration(CliTest):
                  ["recipe.yaml:5", "data.sequence_length", "at most", "512"])):
             with self.subTest(" ".join(lines)):
                 self.check(lines, *named)
+
+    def test_of_two_values_that_are_equally_near_none_is_suggested(self):
+        refused = self.refused(["config", fixture("recipe.json"), "--set", "dist.gradients=fp16"],
+                               "dist.gradients", "one of fp32, bf16", "got fp16")
+        self.assertNotIn("did you mean", refused.stderr)
 
     def test_mistakes_in_an_override_name_it(self):
         run = f"train.run_dir={self.scratch / 'run'}"

@@ -14,7 +14,7 @@ import time
 from harness import (KILL_ROUNDS, STEPS, Setup, checkpoints, digest, fixture, losses, steps_done,
                      train_arguments)
 from jobs import LAUNCHERS, Job, available_launchers, straight, who_say_that_it_is_lost
-from processes import CLEAN, Distributed, run, wait_until
+from processes import CLEAN, Distributed, Processes, run, wait_until
 
 
 class FaultTest(Distributed):
@@ -265,6 +265,19 @@ class NoRoom(FaultTest):
     def fill(self, folder, all_but):
         left = shutil.disk_usage(folder).free - all_but
         (folder / "filler").write_bytes(bytes(left))
+
+
+class ReadOnlyFolder(FaultTest):
+    def test_it_is_refused_with_the_key_that_chooses_another(self):
+        for run_dir in (self.scratch / "run", self.scratch):
+            self.scratch.chmod(0o555)
+            processes = Processes(1, train_arguments(run_dir), scratch=Setup.work,
+                                  special={0: {"preexec_fn": obey_permissions}})
+            self.all_say(processes, 1, str(run_dir), "Permission denied",
+                         "choose another with --set train.run_dir=FOLDER")
+            processes.kill()
+            self.scratch.chmod(0o755)
+            self.assertEqual(list(self.scratch.iterdir()), [])
 
 
 class FolderInUse(FaultTest):

@@ -3,9 +3,10 @@ goes on by itself. How a launch ends is tested in tests/dist."""
 import os
 import pathlib
 import signal
+import subprocess
 
-from harness import (SIGNALS, STEPS, CliTest, Interrupted, checkpoints, crnet, fixture,
-                     train_arguments)
+from harness import (LAST_CHECKPOINT, SIGNALS, STEPS, CliTest, Interrupted, Setup, checkpoints,
+                     crnet, fixture, train_arguments)
 
 
 def launch(arguments, *options, processes=1):
@@ -33,7 +34,23 @@ class Launch(CliTest):
         self.assertEqual(result.returncode, 2, result.stderr)
         self.assertEqual(result.stderr.count("crnet: "), 2, result.stderr)
         self.assertRegex(result.stderr, r"process [01] of 2 exited with 2")
-        self.assertNotIn("restart", result.stderr)
+        for text in ("restart", "to end", "go on"):
+            self.assertNotIn(text, result.stderr)
+
+    def test_a_mistake_in_a_training_is_said_once_and_nothing_is_started(self):
+        run_dir = self.scratch / "run"
+        for processes, arguments, named in (
+                (3, train_arguments(run_dir), ["train.global_batch_tokens", "2 * 32 * 3 = 192"]),
+                (2, train_arguments(run_dir, train__stepz=3), ["did you mean train.steps?"]),
+                (2, train_arguments(run_dir, train__steps=0), ["train.steps", "got 0"]),
+                (2, train_arguments(run_dir, dist__shard="parameters", dist__shard_group=3),
+                 ["dist.shard_group", "(2)"]),
+                (2, train_arguments(run_dir, "--profile", 0), ["--profile", "got 0"]),
+                (2, train_arguments(run_dir, "--resum", "auto"), ["resum"]),
+                (2, ["train"], ["[train] expected a recipe"])):
+            with self.subTest(" ".join(map(str, arguments[2:]))):
+                self.refused(launch(arguments, processes=processes), *named)
+        self.assertFalse(run_dir.exists())
 
     def test_a_signal_ends_it_with_a_checkpoint(self):
         for number in SIGNALS:
@@ -57,11 +74,28 @@ class Launch(CliTest):
             self.assertIn(text, killed.stderr)
         self.assert_same_end(run_dir, "fp32", killed.stderr)
 
-    def test_a_killed_trainer_without_restarts_gives_its_code(self):
-        run_dir = self.scratch / "run"
-        killed = KilledTrainer(launch(train_arguments(run_dir)), run_dir, signal.SIGKILL, step=2)
+    def test_a_killed_trainer_without_restarts_gives_its_code_and_the_command_to_go_on(self):
+        run_dir = self.scratch / "a run"
+        killed = KilledTrainer(launch(train_arguments(run_dir)), run_dir, signal.SIGKILL, step=8)
         self.assertTrue(killed.in_time, "the run was over before the signal")
         self.assertEqual(killed.returncode, 128 + signal.SIGKILL, killed.stderr)
+        _, command = killed.stderr.splitlines()[-1].split("to go on from the newest checkpoint: ")
+        resumed = subprocess.run(command, shell=True, cwd=Setup.work, capture_output=True,
+                                 encoding="utf-8", check=False)
+        self.assertEqual(resumed.returncode, 0, f"{command}\n{resumed.stderr}")
+        self.assertIn("resumed from", resumed.stderr)
+        self.assert_same_end(run_dir, "fp32", resumed.stderr)
+
+    def test_a_failed_run_is_given_the_command_to_go_on_where_one_serves(self):
+        (self.scratch / "file").touch()
+        arguments = train_arguments(self.scratch / "file" / "run", train__steps=60)
+        for more, advice in ((["--resume", "auto"], True), (["--resume=auto"], True),
+                             (["--resume", fixture("straight-fp32") / LAST_CHECKPOINT], False)):
+            with self.subTest(" ".join(map(str, more))):
+                failed = crnet(*launch([*arguments[:2], *more, *arguments[2:]]))
+                self.assertEqual(failed.returncode, 1, failed.stderr)
+                self.assertEqual("to go on from" in failed.stderr, advice, failed.stderr)
+                self.assertEqual(failed.stderr.splitlines()[-1].count("--resume"), int(advice))
 
     def test_the_trainer_dies_with_a_killed_launcher(self):
         run_dir = self.scratch / "run"
@@ -77,8 +111,11 @@ class Launch(CliTest):
         config = ["config", fixture("recipe.json")]
         for arguments, named in (
                 (["launch", *config], ["--nproc", "got none", "crnet launch --nproc 4 train"]),
-                (["launch", "--nproc"], ["nproc", "crnet launch --help"]),
-                (["launch", "--nproc", "two", *config], ["two"]),
+                (["launch", "--nproc"], ["--nproc", "got none", "crnet launch --help"]),
+                (["launch", "--nproc", "two", *config],
+                 ["[launch] --nproc: expected a whole number, got two"]),
+                (["launch", "--nproc=99999999999", *config], ["--nproc", "a smaller number"]),
+                (["launch", "--nprocs", "2", *config], ["--nprocs", "did you mean --nproc?"]),
                 (launch(config, processes=0), ["--nproc", "1 to 1024", "got 0"]),
                 (launch(config, "--max-restarts", "-1"), ["--max-restarts", "at least 0", "-1"]),
                 (launch([], processes=2), ["a command", "crnet launch --nproc 4 train"]),

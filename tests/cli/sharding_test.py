@@ -172,10 +172,13 @@ class CheckpointCommand(CliTest):
     def test_a_consolidated_checkpoint_of_one_process_has_its_bytes(self):
         whole = self.scratch / "whole"
         source = fixture("straight-fp32") / LAST_CHECKPOINT
-        self.succeeds("checkpoint", "consolidate", source, "--out", whole)
+        said = self.succeeds("checkpoint", "consolidate", source, "--out", whole).stdout
+        for text in (whole, *WEIGHT_FILES, "eval, generate and train --resume"):
+            self.assertIn(str(text), said)
         for name in WEIGHT_FILES:
             self.assertEqual(digest(whole / name), digest(source / name), name)
-        self.refused(["checkpoint", "consolidate", source, "--out", whole], "does not exist yet")
+        self.refused(["checkpoint", "consolidate", source, "--out", whole],
+                     "--out: expected a folder that does not exist yet", "name another")
 
     def test_mistakes_are_named(self):
         run_dir = fixture("straight-fp32")

@@ -25,6 +25,7 @@ class VerifyResume(Distributed):
         self.ends_well(result)
         match = re.match(EQUAL, result.stdout)
         self.assertIsNotNone(match, result.stdout)
+        self.assertNotIn("go on with", result.stderr, "its runs are not the user's")
         return {name: int(text) if name != "folder" else text
                 for name, text in match.groupdict().items()}
 

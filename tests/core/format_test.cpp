@@ -12,5 +12,17 @@ TEST(ShellWord, IsQuotedWhereAShellWouldTakeItApart) {
   EXPECT_EQ(shell_word(""), "''");
 }
 
+TEST(NearestMatch, IsTheOneOfLeastEditDistance) {
+  EXPECT_EQ(nearest_match("stepz", {"seed", "steps", "step_time"}), "steps");
+  EXPECT_EQ(nearest_match("fp3", {"fp32", "bf16"}), "fp32");
+  EXPECT_EQ(nearest_match("steps", {"model", "optimizer"}), "");
+}
+
+TEST(NearestMatch, IsNoneWhereTwoAreEquallyNear) {
+  EXPECT_EQ(nearest_match("fp16", {"fp32", "bf16"}), "");
+  EXPECT_EQ(nearest_match("fp16", {"bf16", "fp32", "fp8", "fp166"}), "fp166");
+  EXPECT_EQ(nearest_match("stepz", {"steps", "steps"}), "steps");
+}
+
 }  // namespace
 }  // namespace crnet

@@ -14,7 +14,9 @@ TEST(LaunchErrors, SayWhichProcessSpeaks) {
     EXPECT_EQ(text.substr(0, text.rfind(" (on ")),
               "[dist] expected OMPI_COMM_WORLD_SIZE, got nothing; each process needs "
               "OMPI_COMM_WORLD_RANK, OMPI_COMM_WORLD_SIZE, OMPI_COMM_WORLD_LOCAL_RANK and "
-              "OMPI_COMM_WORLD_LOCAL_SIZE, or none of them");
+              "OMPI_COMM_WORLD_LOCAL_SIZE, or none of them; to train with one process unset "
+              "OMPI_COMM_WORLD_RANK and OMPI_COMM_WORLD_LOCAL_RANK and OMPI_COMM_WORLD_LOCAL_SIZE, "
+              "or set CRNET_LAUNCHER=none");
     EXPECT_TRUE(text.ends_with(", OMPI_COMM_WORLD_RANK=1)")) << text;
     EXPECT_EQ(text.find('\n'), std::string::npos);
   }
@@ -38,6 +40,15 @@ TEST(LaunchErrors, AHalfSetEnvironmentNamesWhatIsMissing) {
   }
   expect_refusal(with(srun(), {{"SLURM_STEP_TASKS_PER_NODE", ""}, {"SLURM_TASKS_PER_NODE", ""}}),
                  "expected SLURM_STEP_TASKS_PER_NODE to give the tasks of SLURM_NODEID=1");
+}
+
+TEST(LaunchErrors, AHalfSetEnvironmentSaysHowToTrainWithoutIt) {
+  expect_refusal({{"RANK", "0"}},
+                 "or none of them; to train with one process unset RANK, or set "
+                 "CRNET_LAUNCHER=none");
+  expect_refusal({{"RANK", "0"}, {"WORLD_SIZE", "2"}},
+                 "to train with one process unset RANK and WORLD_SIZE, or set CRNET_LAUNCHER=none");
+  expect_refusal({{"CRNET_LAUNCH", "id"}}, "to train with one process set CRNET_LAUNCHER=none");
 }
 
 TEST(LaunchErrors, AValueOutOfRangeIsNamedWithItsLimit) {

@@ -7,6 +7,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -67,6 +68,14 @@ class ShellLaunch : public testing::Test {
     content << std::ifstream(folder_ / name).rdbuf();
     return content.str();
   }
+
+  /// For `prepare`: what the launcher says goes into a file, which said() reads.
+  [[nodiscard]] std::function<void()> says_into_file() const {
+    return [file = folder_ / "said"] {
+      if (std::freopen(file.c_str(), "w", stderr) == nullptr) _exit(97);
+    };
+  }
+  [[nodiscard]] std::string said() const { return text("said"); }
 
   std::filesystem::path folder_;
 

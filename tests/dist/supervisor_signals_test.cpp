@@ -1,4 +1,5 @@
 // The scripts signal the process that supervises them, their parent.
+#include <gmock/gmock.h>
 #include <sys/prctl.h>
 
 #include <chrono>
@@ -12,6 +13,7 @@ namespace crnet {
 namespace {
 
 using SupervisorSignals = ShellLaunch;
+using testing::HasSubstr, testing::Not;
 
 // Process 0 goes on when both are ready; the others only wait.
 constexpr const char* kAllReady =
@@ -46,8 +48,11 @@ TEST_F(SupervisorSignals, ASecondSigtermDoesNotGoOn) {
 TEST_F(SupervisorSignals, ASecondSigintKills) {
   EXPECT_EQ(launch(processes(2, script("trap 'touch got' INT",
                                        "kill -INT $PPID; until [ -e got ]; do sleep 0.01; done\n"
-                                       "kill -INT $PPID"))),
+                                       "kill -INT $PPID")),
+                   says_into_file()),
             137);
+  EXPECT_THAT(said(), HasSubstr("killed all processes at the second Ctrl-C\n"));
+  EXPECT_THAT(said(), Not(HasSubstr("SIGKILL")));
 }
 
 TEST_F(SupervisorSignals, AProcessThatTheSignalEndsGivesItsCode) {

@@ -1,5 +1,7 @@
 #include "crnet/dist/supervisor.h"
 
+#include <gmock/gmock.h>
+
 #include "crnet/core/error.h"
 #include "dist/shell_launch.h"
 
@@ -7,6 +9,7 @@ namespace crnet {
 namespace {
 
 using Supervisor = ShellLaunch;
+using testing::EndsWith, testing::HasSubstr, testing::Not;
 constexpr const char* kWaitForEver = "exec sleep 1000";
 
 std::string error_of(const SuperviseOptions& options) {
@@ -43,8 +46,17 @@ TEST_F(Supervisor, OneKilledProcessEndsTheOthers) {
 TEST_F(Supervisor, TheOthersHaveTimeToEnd) {
   auto options = processes(2, "[ $RANK = 1 ] && exit 5; sleep 0.1; touch ended");
   options.grace = 60;
-  EXPECT_EQ(launch(options), 5);
+  EXPECT_EQ(launch(options, says_into_file()), 5);
   EXPECT_TRUE(std::filesystem::exists(folder_ / "ended"));
+  EXPECT_THAT(said(), HasSubstr("process 1 of 2 exited with 5\n"));
+  EXPECT_THAT(said(), Not(HasSubstr("to end")));
+}
+
+TEST_F(Supervisor, OthersThatDoNotEndSoonAreSaidToHaveTime) {
+  auto options = processes(2, "[ $RANK = 1 ] && exit 5; sleep 1.5");
+  options.grace = 60;
+  EXPECT_EQ(launch(options, says_into_file()), 5);
+  EXPECT_THAT(said(), HasSubstr("the others have 59s to end"));
 }
 
 TEST_F(Supervisor, OneThatDoesNotHeedSigtermIsKilled) {
@@ -64,6 +76,24 @@ TEST_F(Supervisor, RestartsAreCountedAndRunTheirOwnCommand) {
   EXPECT_EQ(launch(options), 6);
   EXPECT_EQ(text("attempts.0"), "first\nagain\nagain\n");
   EXPECT_EQ(text("attempts.1"), "first\nagain\nagain\n");
+}
+
+TEST_F(Supervisor, AdviceIsGivenOnceWhereNoRestartIsLeft) {
+  auto options = processes(2, "exit 1");
+  options.advice = "to go on: this";
+  options.max_restarts = 1;
+  EXPECT_EQ(launch(options, says_into_file()), 1);
+  EXPECT_THAT(said(), EndsWith("to go on: this\n"));
+  EXPECT_EQ(said().find("to go on"), said().rfind("to go on"));
+}
+
+TEST_F(Supervisor, AUserWhoErredOrARunThatEndedWellGetsNoAdvice) {
+  for (const char* script : {"exit 2", "exit 0"}) {
+    auto options = processes(2, script);
+    options.advice = "to go on: this";
+    launch(options, says_into_file());
+    EXPECT_THAT(said(), Not(HasSubstr("to go on"))) << script;
+  }
 }
 
 TEST_F(Supervisor, ARestartThatEndsWellIsTheLast) {

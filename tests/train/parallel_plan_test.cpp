@@ -189,6 +189,11 @@ TEST(ParallelPlan, ProcessesThatCannotShareAreRefused) {
       HasSubstr("dist.shard_group: expected 0 or a divisor of the number of processes (7)"));
   EXPECT_THAT(refusal(loaded_config("crnet-60m", {"train.global_batch_tokens=16384"}), 4),
               HasSubstr("train.global_batch_tokens: expected 0 or a multiple of"));
+  EXPECT_THAT(
+      refusal(loaded_config("crnet-1b", {"train.global_batch_tokens=131072"}), 64),
+      HasSubstr("(8 * 1024 * 64 = 524288), got 131072; --set train.micro_batch=2 would do"));
+  EXPECT_THAT(refusal(loaded_config("crnet-1b", {"train.global_batch_tokens=131072"}), 7),
+              HasSubstr("got 131072; --set train.global_batch_tokens=114688 would do"));
   EXPECT_THAT(refusal(loaded_config("crnet-60m"), 12), HasSubstr("fills nodes of 8, got 12"));
 }
 

@@ -22,7 +22,7 @@ std::string format_duration(double seconds);
 /// `text` as one word of a shell's command line: quoted where it has to be.
 std::string shell_word(const std::string& text);
 
-/// The candidate with the least edit distance to `word`, or "" where none is near.
+/// The candidate with the least edit distance to `word`, or "" where none is near or two equally.
 std::string nearest_match(const std::string& word, const std::vector<std::string>& candidates);
 
 }  // namespace crnet

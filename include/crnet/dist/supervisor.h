@@ -13,6 +13,7 @@ struct SuperviseOptions {
   std::vector<std::string> command;           ///< argv of each process; [0] is only its name.
   std::vector<std::string> restart_command;   ///< argv after a restart; empty: as `command`.
   int max_restarts = 0;
+  std::string advice;        ///< Said where it failed for good, and not by the user's mistake.
   double grace = 30;         ///< From a failure until the other processes get SIGTERM.
   double kill_after = 10;    ///< From that until they get SIGKILL.
   double restart_pause = 1;  ///< Before the first restart; doubles from one to the next, up to 30.

@@ -23,7 +23,8 @@ struct TrainOptions {
   /// which must not be older than the newest one in the run's folder.
   std::string resume = {};
   /// Ends this part after that step, with a checkpoint, as a signal does; the schedule stays that
-  /// of train.steps. 0: goes on to train.steps. The same on all processes.
+  /// of train.steps. 0: goes on to train.steps, and where a signal stops it, it says the command to
+  /// go on with. The same on all processes.
   int64_t stop_after = 0;
   /// What a fresh run under recompute.strategy auto follows in place of a plan of its own; the
   /// first process's. So that two runs round alike: the planner measures, and may choose another
@@ -70,5 +71,9 @@ struct TrainSummary {
 /// Throws UsageError, before anything is created, for a configuration that does not fit the data or
 /// the machine, and Error for what fails later.
 TrainSummary train(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options = {});
+
+/// Throws train()'s UsageError, with the place of the key, where so many processes, at least 1,
+/// cannot share a global batch, or the parameters.
+void check_processes(const LoadedConfig<RunConfig>& loaded, int num_processes);
 
 }  // namespace crnet
