@@ -100,7 +100,7 @@ class Launch(CliTest):
     def test_the_trainer_dies_with_a_killed_launcher(self):
         run_dir = self.scratch / "run"
         # Returns when the trainer too has closed its standard error.
-        killed = Interrupted(launch(train_arguments(run_dir)), run_dir, signal.SIGKILL, step=5)
+        killed = Interrupted(launch(train_arguments(run_dir)), run_dir, signal.SIGKILL, step=8)
         self.assertTrue(killed.in_time, "the run was over before the signal")
         self.assertEqual(killed.returncode, -signal.SIGKILL, killed.stderr)
         resumed = self.succeeds(*train_arguments(run_dir, "--resume", "auto"))
