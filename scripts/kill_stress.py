@@ -4,8 +4,8 @@
 Each round draws the number of processes, dist.shard, the launcher, the process, SIGKILL or SIGSTOP,
 and the moment: while they meet, in a step, or while a checkpoint is written. It expects that
 
-- the others end by themselves, with a failure, and each names the lost process in one line (mpirun
-  and torchrun end them as soon as one has ended, often before they have said it);
+- the others end by themselves, with a failure, and each names the lost process in one line, or at
+  least one does (mpirun and torchrun end the others as soon as one has ended);
 - every checkpoint there is sound;
 - `--resume auto` ends with the weights and losses of a run that nothing disturbed, to the bit with
   as many processes and the same dist.shard, within 1e-6 of the losses with others.
@@ -76,9 +76,10 @@ class Plan:
 
     def least_lines(self):
         """How many of the others have to say who is lost, at least."""
-        if self.launcher == "torchrun" and self.number == signal.SIGSTOP and self.moment != "meeting":
-            return 1
-        return 0 if self.launcher in ("mpirun", "torchrun") else self.count - 1
+        if self.launcher not in ("mpirun", "torchrun"):
+            return self.count - 1
+        # They see a killed process before the others do, and a stopped one not at all.
+        return int(self.number == signal.SIGSTOP and self.moment != "meeting")
 
     def __str__(self):
         when = {"meeting": f"{self.delay:.2f} s after the start",

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <optional>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
@@ -57,21 +58,26 @@ bool takes(cxxopts::Options& options, const std::string& name, const std::string
 std::string expected_of(cxxopts::Options& options, const std::string& name,
                         const std::string& value) {
   if (takes(options, name, "0.5")) return "a number";
-  if (value.find_first_not_of("0123456789") == std::string::npos) return "a smaller number";
+  const bool is_negative = value.starts_with('-');
+  if (value.find_first_not_of("0123456789", is_negative ? 1 : 0) == std::string::npos &&
+      value.size() > 9) {
+    return is_negative ? "a larger number" : "a smaller number";
+  }
   return takes(options, name, "-1") ? "a whole number" : "a whole number of at least 0";
 }
 
-// The first option of `argv` that does not take its value.
+// An option of `argv` that does not take its value.
 std::string wrong_value(cxxopts::Options& options, std::span<char*> argv) {
   for (const auto& name : option_names(options, /*with_value=*/true)) {
     const std::string word = "--" + name;
     for (size_t i = 1; i < argv.size(); ++i) {
       const std::string argument = argv[i];
-      std::string value;
+      std::optional<std::string> value;
       if (argument == word && i + 1 < argv.size()) value = argv[i + 1];
       if (argument.starts_with(word + "=")) value = argument.substr(word.size() + 1);
-      if (value.empty() || takes(options, name, value)) continue;
-      return word + ": expected " + expected_of(options, name, value) + ", got " + value;
+      if (!value || takes(options, name, *value)) continue;
+      return word + ": expected " + expected_of(options, name, *value) + ", got " +
+             (value->empty() ? "nothing" : *value);
     }
   }
   return "";

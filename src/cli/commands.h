@@ -32,8 +32,8 @@ std::span<const Command> commands();
 /// The one of this name; a UsageError that names the nearest where there is none.
 const Command& find_command(const std::string& name);
 
-/// Throws the UsageError that `train` in each of so many processes, at least 1, would end with for
-/// its arguments or its configuration. Opens no data.
+/// Throws the UsageError that `train` in each of so many processes, at least 1, would end with as
+/// its arguments are read, its configuration, and what the processes share.
 void check_train(int argc, char** argv, int num_processes);
 
 /// Parses, and turns what cxxopts throws into a UsageError that names the subcommand. Arguments

@@ -48,7 +48,7 @@ void check_command(std::span<char*> words, int num_processes) {
     throw UsageError("[launch] expected a command to launch, got launch; once is enough: " +
                      std::string(kExample));
   }
-  if (name == "train" && num_processes >= 1) {
+  if (name == "train") {
     check_train(static_cast<int>(words.size()), words.data(), num_processes);
   }
 }
@@ -72,7 +72,7 @@ std::optional<std::string> resume_in(const std::vector<std::string>& arguments) 
 // A training's folder is in use by then, which is refused without --resume.
 std::vector<std::string> restarted(std::vector<std::string> arguments) {
   if (arguments[1] == "train" && !resume_in(arguments)) {
-    arguments.insert(arguments.end(), {"--resume", "auto"});
+    arguments.insert(arguments.begin() + 2, {"--resume", "auto"});
   }
   return arguments;
 }
@@ -84,7 +84,7 @@ std::string how_to_go_on(std::span<char*> own, const std::vector<std::string>& a
   std::vector<std::string> words = {again.front()};
   words.insert(words.end(), own.begin(), own.end());
   words.insert(words.end(), again.begin() + 1, again.end());
-  std::string advice = "to go on from the newest checkpoint:";
+  std::string advice = "to go on from the newest checkpoint, if there is one:";
   for (const auto& word : words) advice.append(" ").append(shell_word(word));
   return advice;
 }
@@ -106,8 +106,9 @@ int run_launch(int argc, char** argv) {
   const std::span words(argv + num_own, argv + argc);
   SuperviseOptions supervised;
   supervised.num_processes = parsed["nproc"].as<int>();
-  check_command(words, supervised.num_processes);
   supervised.max_restarts = parsed["max-restarts"].as<int>();
+  check_numbers(supervised);
+  check_command(words, supervised.num_processes);
   supervised.command = argv_of(words);
   supervised.restart_command = restarted(supervised.command);
   supervised.advice = how_to_go_on({argv, argv + num_own}, supervised.restart_command);

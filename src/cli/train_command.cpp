@@ -6,6 +6,7 @@
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "crnet/train/device.h"
+#include "crnet/train/parallel_plan.h"
 #include "crnet/train/trainer.h"
 
 namespace crnet {

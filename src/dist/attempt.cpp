@@ -16,7 +16,6 @@ namespace {
 
 using Clock = SignalInbox::Clock;
 constexpr int kUsageErrorCode = 2;
-constexpr double kUsualEnd = 1;  // seconds in which all end after one has failed
 
 Clock::time_point after(double seconds) {
   return Clock::now() +
@@ -119,7 +118,7 @@ void Attempt::note_failure(size_t rank, int status) {
   exit_code_ = exit_code_of(status);
   deadline_ = after(options_.grace);
   if (user_killed_it_) return;
-  notice_ = after(kUsualEnd);
+  notice_ = after(options_.usual_end);
   say(format("process %zu of %d %s", rank, options_.num_processes, describe_end(status).c_str()));
 }
 
@@ -130,6 +129,7 @@ void Attempt::say_what_the_others_have() {
 }
 
 void Attempt::end_the_others() {
+  notice_ = Clock::time_point::max();
   send(next_measure_);
   deadline_ = next_measure_ == SIGTERM ? after(options_.kill_after) : Clock::time_point::max();
   next_measure_ = SIGKILL;

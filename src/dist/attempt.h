@@ -24,9 +24,9 @@ class Attempt {
 
   /// 0, or that of the first process that failed.
   [[nodiscard]] int exit_code() const { return exit_code_; }
-  /// Not by a mistake of the user's.
-  [[nodiscard]] bool has_failed_by_itself() const { return exit_code_ != 0 && !user_erred_; }
-  [[nodiscard]] bool may_be_repeated() const { return has_failed_by_itself() && !user_ended_it_; }
+  /// It failed, and not by a mistake of the user's, who may have ended it.
+  [[nodiscard]] bool may_go_on() const { return exit_code_ != 0 && !user_erred_; }
+  [[nodiscard]] bool may_be_repeated() const { return may_go_on() && !user_ended_it_; }
 
   /// Waits after run(); false where the user ends the launch meanwhile.
   [[nodiscard]] bool pause(double seconds);

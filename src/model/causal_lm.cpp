@@ -6,6 +6,7 @@
 #include "crnet/core/format.h"
 #include "crnet/model/init.h"
 #include "crnet/ops/linear_cross_entropy.h"
+#include "crnet/ops/matrix_product.h"
 #include "recompute/parameter_use.h"
 
 namespace crnet {
@@ -108,7 +109,7 @@ std::vector<std::vector<std::pair<std::string, Tensor>>> CausalLMImpl::parameter
 Tensor CausalLMImpl::forward(const Tensor& tokens, KeyValueCaches* caches) {
   const Tensor hidden = model_(tokens, compute_dtype_, caches);  // [B, T, C]
   const InUse in_use(model_->use, head_unit(), /*forward=*/true);
-  return torch::linear(hidden, head_weight().to(compute_dtype_));  // [B, T, V]
+  return matrix_product(hidden, head_weight(), WeightLayout::kOutIn);  // [B, T, V]
 }
 
 Tensor CausalLMImpl::loss(const Tensor& tokens, const Tensor& targets) {

@@ -1,7 +1,9 @@
 #include "ops/product.h"
 
 #include <algorithm>
+#include <sstream>
 
+#include "crnet/core/error.h"
 #include "ops/cpu/kernels.h"
 
 namespace crnet {
@@ -28,9 +30,24 @@ bool is_widened(const Tensor& left) {
          !processor_multiplies_bf16();
 }
 
-enum class Into { kOverwrite, kAdd };
+void check(const Tensor& out, const Tensor& left, const Tensor& right) {
+  const bool fits = out.dim() == 2 && left.dim() == 2 && right.dim() == 2 &&
+                    left.size(0) == out.size(0) && left.size(1) == right.size(0) &&
+                    right.size(1) == out.size(1) && left.scalar_type() == right.scalar_type();
+  if (fits) return;
+  std::ostringstream text;
+  text << "[product] expected [M, K] times [K, N] of one dtype into [M, N], got " << left.sizes()
+       << " " << left.scalar_type() << ", " << right.sizes() << " " << right.scalar_type()
+       << " and " << out.sizes();
+  throw Error(text.str());
+}
+
+}  // namespace
+
+namespace detail {
 
 void multiply_widened(Tensor& out, const Tensor& left, const Tensor& right, Into into) {
+  check(out, left, right);
   const int64_t M = left.size(0), K = left.size(1), N = right.size(1);
   for (int64_t i = 0; i < M; i += kTileRows) {
     const Tensor rows = left.narrow(0, i, std::min(kTileRows, M - i));
@@ -50,12 +67,14 @@ void multiply_widened(Tensor& out, const Tensor& left, const Tensor& right, Into
   }
 }
 
-}  // namespace
+}  // namespace detail
+
+using detail::Into;
 
 Tensor product_of(const Tensor& left, const Tensor& right) {
   if (!is_widened(left)) return at::mm(left, right);
   Tensor out = torch::empty({left.size(0), right.size(1)}, left.options());
-  multiply_widened(out, left, right, Into::kOverwrite);
+  detail::multiply_widened(out, left, right, Into::kOverwrite);
   return out;
 }
 
@@ -63,7 +82,7 @@ void store_product(Tensor& out, const Tensor& left, const Tensor& right) {
   if (!is_widened(left)) {
     at::mm_out(out, left, right);
   } else {
-    multiply_widened(out, left, right, Into::kOverwrite);
+    detail::multiply_widened(out, left, right, Into::kOverwrite);
   }
 }
 
@@ -71,15 +90,8 @@ void add_product(Tensor& sum, const Tensor& left, const Tensor& right) {
   if (!is_widened(left)) {
     sum.addmm_(left, right);
   } else {
-    detail::add_widened_product(sum, left, right);
+    detail::multiply_widened(sum, left, right, Into::kAdd);
   }
 }
 
-namespace detail {
-
-void add_widened_product(Tensor& sum, const Tensor& left, const Tensor& right) {
-  multiply_widened(sum, left, right, Into::kAdd);
-}
-
-}  // namespace detail
 }  // namespace crnet

@@ -5,9 +5,9 @@
 
 namespace crnet {
 
-/// left [M, K] · right [K, N], of one dtype, any strides. As LibTorch's mm, but for bf16 on a CPU
-/// that cannot multiply it: there LibTorch goes through it number by number, and here tiles of both
-/// are widened to fp32, multiplied, summed in fp32, and rounded once.
+/// left [M, K] · right [K, N], of one dtype, any strides. As LibTorch's mm, but for bf16 on x86
+/// without AVX-512: there LibTorch goes through it number by number, and here tiles of both are
+/// widened to fp32, multiplied, summed in fp32, and rounded once.
 [[nodiscard]] torch::Tensor product_of(const torch::Tensor& left, const torch::Tensor& right);
 /// out = left · right.
 void store_product(torch::Tensor& out, const torch::Tensor& left, const torch::Tensor& right);
@@ -16,8 +16,11 @@ void add_product(torch::Tensor& sum, const torch::Tensor& left, const torch::Ten
 
 namespace detail {
 
-/// add_product as where bf16 is widened.
-void add_widened_product(torch::Tensor& sum, const torch::Tensor& left, const torch::Tensor& right);
+enum class Into { kOverwrite, kAdd };
+
+/// The products above as where bf16 is widened. Throws Error where shapes or dtypes do not fit.
+void multiply_widened(torch::Tensor& out, const torch::Tensor& left, const torch::Tensor& right,
+                      Into into);
 
 }  // namespace detail
 }  // namespace crnet

@@ -1,6 +1,5 @@
 #include "train/agreement.h"
 
-#include <algorithm>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -11,7 +10,6 @@
 #include "crnet/core/format.h"
 #include "crnet/core/log.h"
 #include "crnet/dist/data_parallel.h"
-#include "crnet/train/trainer.h"
 
 namespace crnet {
 
@@ -33,44 +31,7 @@ std::optional<Checkpoint> open_together(Group& group, const std::string& folder,
   return failure.empty() ? std::move(checkpoint) : std::nullopt;
 }
 
-// Of a global batch that so many processes cannot share: the largest micro-batch with which they
-// can, else the nearest batch that they can.
-std::string how_to_share(const RunConfig& config, int num_processes) {
-  const int64_t sequence_of_each = config.data.sequence_length * num_processes;
-  const int64_t global = config.train.global_batch_tokens;
-  for (int64_t micro = config.train.micro_batch; micro >= 1; --micro) {
-    if (global % (micro * sequence_of_each) == 0) {
-      return format("--set train.micro_batch=%ld", static_cast<long>(micro));
-    }
-  }
-  const int64_t at_once = config.train.micro_batch * sequence_of_each;
-  const int64_t nearest = std::max(at_once, (global + at_once / 2) / at_once * at_once);
-  return format("--set train.global_batch_tokens=%ld", static_cast<long>(nearest));
-}
-
 }  // namespace
-
-void check_processes(const LoadedConfig<RunConfig>& loaded, int num_processes) {
-  const RunConfig& config = loaded.config;
-  const int64_t shard_group = config.dist.shard_group;
-  if (is_sharded(config.dist, num_processes) && shard_group > 0 &&
-      num_processes % shard_group != 0) {
-    throw UsageError(
-        loaded.problem("dist.shard_group",
-                       format("expected 0 or a divisor of the number of processes (%d), got %ld",
-                              num_processes, static_cast<long>(shard_group))));
-  }
-  const int64_t at_once = config.micro_batch_tokens() * num_processes;
-  if (config.train.global_batch_tokens % at_once == 0) return;
-  throw UsageError(loaded.problem(
-      "train.global_batch_tokens",
-      format("expected 0 or a multiple of train.micro_batch * data.sequence_length * processes "
-             "(%ld * %ld * %d = %ld), got %ld; %s would do",
-             static_cast<long>(config.train.micro_batch),
-             static_cast<long>(config.data.sequence_length), num_processes,
-             static_cast<long>(at_once), static_cast<long>(config.train.global_batch_tokens),
-             how_to_share(config, num_processes).c_str())));
-}
 
 void agree_on_settings(Group& group, const RunConfig& config, const Runtime& runtime) {
   std::vector<std::pair<std::string, std::string>> settings;

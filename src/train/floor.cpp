@@ -11,6 +11,7 @@
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "crnet/dist/group.h"
+#include "ops/product.h"
 #include "train/profiler.h"
 #include "train/run_plan.h"
 #include "train/run_state.h"
@@ -53,7 +54,7 @@ class Floor {
 
   void run_products() {
     const torch::NoGradGuard no_grad;
-    for (auto& product : products_) at::mm_out(product.out, product.left, product.right);
+    for (auto& product : products_) store_product(product.out, product.left, product.right);
   }
 
   void run_attention() const {

@@ -15,6 +15,7 @@
 #include "crnet/model/costs.h"
 #include "crnet/train/evaluate.h"
 #include "crnet/train/metrics.h"
+#include "crnet/train/parallel_plan.h"
 #include "crnet/train/schedule.h"
 #include "crnet/train/stop_signal.h"
 #include "train/agreement.h"

@@ -273,6 +273,8 @@ class ReadOnlyFolder(FaultTest):
             self.scratch.chmod(0o555)
             processes = Processes(1, train_arguments(run_dir), scratch=Setup.work,
                                   special={0: {"preexec_fn": obey_permissions}})
+            self.addCleanup(self.scratch.chmod, 0o755)
+            self.addCleanup(processes.kill)
             self.all_say(processes, 1, str(run_dir), "Permission denied",
                          "choose another with --set train.run_dir=FOLDER")
             processes.kill()

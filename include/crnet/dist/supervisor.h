@@ -13,7 +13,8 @@ struct SuperviseOptions {
   std::vector<std::string> command;           ///< argv of each process; [0] is only its name.
   std::vector<std::string> restart_command;   ///< argv after a restart; empty: as `command`.
   int max_restarts = 0;
-  std::string advice;        ///< Said where it failed for good, and not by the user's mistake.
+  std::string advice;        ///< Said at the end where it failed, and not by the user's mistake.
+  double usual_end = 1;      ///< From a failure until it is said that the others still run.
   double grace = 30;         ///< From a failure until the other processes get SIGTERM.
   double kill_after = 10;    ///< From that until they get SIGKILL.
   double restart_pause = 1;  ///< Before the first restart; doubles from one to the next, up to 30.
@@ -40,5 +41,8 @@ struct SuperviseOptions {
 /// Call it while no other thread runs: that could take the signals. Throws UsageError where an
 /// option is wrong and Error where the system refuses a process.
 [[nodiscard]] int supervise(const SuperviseOptions& options);
+
+/// Throws supervise()'s UsageError for num_processes and max_restarts.
+void check_numbers(const SuperviseOptions& options);
 
 }  // namespace crnet

@@ -29,6 +29,10 @@ struct ParallelPlan {
   double efficiency = 0;
 };
 
+/// Throws UsageError, with the place of the key, where so many processes, at least 1, cannot share
+/// a global batch, or the parameters.
+void check_processes(const LoadedConfig<RunConfig>& loaded, int num_processes);
+
 /// Throws UsageError where so many processes cannot share a batch, or parameters, or do not fill
 /// their nodes.
 void check_plannable(const LoadedConfig<RunConfig>& loaded, const Network& network,

@@ -72,8 +72,4 @@ struct TrainSummary {
 /// the machine, and Error for what fails later.
 TrainSummary train(const LoadedConfig<RunConfig>& loaded, const TrainOptions& options = {});
 
-/// Throws train()'s UsageError, with the place of the key, where so many processes, at least 1,
-/// cannot share a global batch, or the parameters.
-void check_processes(const LoadedConfig<RunConfig>& loaded, int num_processes);
-
 }  // namespace crnet
