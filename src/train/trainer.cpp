@@ -179,7 +179,8 @@ void TrainingRun::announce() const {
       format_count(static_cast<double>(counts.total())).c_str(), describe(runtime_).c_str(),
       config_.data.path.c_str(), format_count(static_cast<double>(data_.train.tokens())).c_str()));
   if (group_.launch().launcher != Launcher::kNone) {
-    log::info("started by " + describe(group_.launch()) + ", backend " + group_.backend());
+    log::info("started by " + describe(group_.launch()) + ", device " + runtime_.device.str() +
+              ", backend " + group_.backend());
   }
   if (!plan_.note.empty()) log::info(plan_.note);
   if (start_.checkpoint) {
