@@ -2,6 +2,9 @@
 
 function(crnet_cpu_kernels layer)
   target_sources(crnet_${layer} PRIVATE ${PROJECT_SOURCE_DIR}/src/ops/cpu/dispatch.cpp)
+  # By itself: the precompiled header is without OpenMP.
+  set_source_files_properties(${PROJECT_SOURCE_DIR}/src/ops/parallel.cpp PROPERTIES
+                              COMPILE_OPTIONS -fopenmp SKIP_PRECOMPILE_HEADERS ON)
   set(variants baseline)
   set(flags_baseline "")
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

@@ -26,15 +26,25 @@ foreach(library torch torch_cpu c10 torch_cuda c10_cuda)
   mark_as_advanced(LibTorch_${library}_LIBRARY)
 endforeach()
 
+# LibTorch brings the OpenMP runtime that its threads are from. Another one beside it would have
+# threads of its own, and those of both would wait for each other's cores.
+file(GLOB LibTorch_OpenMP_LIBRARY "${LibTorch_ROOT_DIR}/lib/libgomp*.so*")
+if(NOT LibTorch_OpenMP_LIBRARY)
+  find_package(OpenMP QUIET COMPONENTS CXX)
+  set(LibTorch_OpenMP_LIBRARY ${OpenMP_CXX_LIBRARIES})
+endif()
+
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(LibTorch
   REQUIRED_VARS LibTorch_torch_cpu_LIBRARY LibTorch_c10_LIBRARY LibTorch_INCLUDE_DIR
+                LibTorch_OpenMP_LIBRARY
   VERSION_VAR LibTorch_VERSION
   REASON_FAILURE_MESSAGE "name its folder in CMAKE_PREFIX_PATH, as torch.utils.cmake_prefix_path has it")
 
 if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   set(LibTorch_CUDA FALSE)
-  set(_libraries "${LibTorch_torch_cpu_LIBRARY}" "${LibTorch_c10_LIBRARY}")
+  set(_libraries "${LibTorch_torch_cpu_LIBRARY}" "${LibTorch_c10_LIBRARY}"
+      ${LibTorch_OpenMP_LIBRARY})
   if(LibTorch_torch_cuda_LIBRARY)
     set(LibTorch_CUDA TRUE)
     # Nothing refers to libtorch_cuda.so by symbol: it registers itself when it is loaded.

@@ -1,10 +1,11 @@
 #include "crnet/model/init.h"
 
 #include <ATen/CPUGeneratorImpl.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/PhiloxRNGEngine.h>
 
 #include <cmath>
+
+#include "ops/parallel.h"
 
 namespace crnet {
 namespace {
@@ -51,7 +52,7 @@ void fill_normal(torch::Tensor tensor, double std, uint64_t seed, uint64_t strea
   torch::Tensor values = torch::empty(tensor.sizes(), torch::kFloat32);
   float* out = values.data_ptr<float>();
   const auto scale = static_cast<float>(std / kSumStd);
-  at::parallel_for(0, values.numel(), 4096, [&](int64_t first, int64_t last) {
+  parallel_for(0, values.numel(), 4096, [&](int64_t first, int64_t last) {
     // One block of four words each, so element i starts at offset i.
     at::Philox4_32 engine(seed, stream, static_cast<uint64_t>(first));
     for (int64_t i = first; i < last; ++i) out[i] = centred_sum(engine) * scale;

@@ -7,6 +7,7 @@
 
 #include "ops/cpu/attention_kernels.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/parallel.h"
 
 namespace crnet::cpu {
 namespace {
@@ -74,7 +75,7 @@ template <class F>
 void for_each_task(int64_t num_tasks, int64_t scratch_size, const F& f) {
   std::atomic<int64_t> next{0};
   const int64_t threads = std::min<int64_t>(num_tasks, at::get_num_threads());
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+  parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     const auto scratch =
         c10::GetCPUAllocator()->allocate(static_cast<size_t>(scratch_size) * sizeof(float));
     for (int64_t task = next++; task < num_tasks; task = next++) {

@@ -5,6 +5,7 @@
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/parallel.h"
 #include "ops/product.h"
 
 namespace crnet {
@@ -32,7 +33,7 @@ Tensor chunk_loss_cpu(Tensor& logits, const Tensor& targets, const Tensor& scale
   cpu::with_element_type(logits, [&](auto element) {
     using T = decltype(element);
     const int64_t* target = cpu::const_data<int64_t>(targets);
-    at::parallel_for(0, rows, cpu::grain_rows(vocab), [&](int64_t first, int64_t last) {
+    parallel_for(0, rows, cpu::grain_rows(vocab), [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row) {
         T* line = cpu::data<T>(logits) + row * vocab;
         const int64_t t = kernel_target(target[row]);

@@ -4,6 +4,7 @@
 
 #include "crnet/core/error.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/parallel.h"
 #include "ops/product.h"
 
 namespace crnet {
@@ -54,7 +55,7 @@ CrossLayerGradients cross_layer_backward_cpu(const Tensor& dy, const Tensor& y_p
   std::vector<double> sums(static_cast<size_t>(pieces));
   cpu::with_element_type(dy, [&](auto element) {
     using T = decltype(element);
-    at::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
+    parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
       for (int64_t p = first; p < last; ++p) {
         const int64_t begin = std::min(p * piece, count), end = std::min(begin + piece, count);
         sums[static_cast<size_t>(p)] = cpu::kernels<T>().scale_and_dot(
@@ -92,7 +93,7 @@ void subtract_and_divide(const Tensor& y, Tensor& product, double c) {
   }
   cpu::with_element_type(y, [&](auto element) {
     using T = decltype(element);
-    at::parallel_for(0, y.numel(), 32768, [&](int64_t first, int64_t last) {
+    parallel_for(0, y.numel(), 32768, [&](int64_t first, int64_t last) {
       cpu::kernels<T>().subtract_and_divide(cpu::const_data<T>(y) + first,
                                             cpu::data<T>(product) + first, static_cast<float>(c),
                                             last - first);

@@ -4,6 +4,7 @@
 
 #include "crnet/core/error.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/parallel.h"
 
 namespace crnet {
 namespace {
@@ -32,7 +33,7 @@ Normed forward_cpu(const Tensor& x, const Tensor& weight, double epsilon) {
   Tensor rstd = torch::empty({rows}, x.options().dtype(torch::kFloat32));
   cpu::with_element_type(x, [&](auto element) {
     using T = decltype(element);
-    at::parallel_for(0, rows, cpu::grain_rows(columns), [&](int64_t first, int64_t last) {
+    parallel_for(0, rows, cpu::grain_rows(columns), [&](int64_t first, int64_t last) {
       cpu::kernels<T>().rms_norm(cpu::const_data<T>(x) + first * columns,
                                  cpu::const_data<float>(weight), cpu::data<T>(y) + first * columns,
                                  cpu::data<float>(rstd) + first, last - first, columns,
@@ -61,7 +62,7 @@ Gradients backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& weight,
   Tensor partial = torch::zeros({pieces, columns}, rstd.options());
   cpu::with_element_type(x, [&](auto element) {
     using T = decltype(element);
-    at::parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
+    parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
       for (int64_t p = first; p < last; ++p) {
         const int64_t begin = std::min(p * piece, rows), end = std::min(begin + piece, rows);
         cpu::kernels<T>().rms_norm_backward(

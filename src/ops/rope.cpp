@@ -5,6 +5,7 @@
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/parallel.h"
 
 namespace crnet {
 namespace {
@@ -21,7 +22,7 @@ Tensor rotate_cpu(const Tensor& x, const Tensor& cosine, const Tensor& sine, flo
   cpu::with_element_type(x, [&](auto element) {
     using T = decltype(element);
     const int64_t width = heads * size;
-    at::parallel_for(0, tokens, cpu::grain_rows(width), [&](int64_t first, int64_t last) {
+    parallel_for(0, tokens, cpu::grain_rows(width), [&](int64_t first, int64_t last) {
       for (int64_t token = first; token < last; ++token) {
         const int64_t angle = token % length * (size / 2);
         cpu::kernels<T>().rope(cpu::const_data<T>(x) + token * width,

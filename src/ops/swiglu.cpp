@@ -4,6 +4,7 @@
 
 #include "crnet/core/error.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/parallel.h"
 
 namespace crnet {
 namespace {
@@ -18,7 +19,7 @@ Tensor forward_cpu(const Tensor& gate, const Tensor& up) {
   Tensor y = torch::empty_like(gate);
   cpu::with_element_type(gate, [&](auto element) {
     using T = decltype(element);
-    at::parallel_for(0, gate.numel(), kGrain, [&](int64_t first, int64_t last) {
+    parallel_for(0, gate.numel(), kGrain, [&](int64_t first, int64_t last) {
       cpu::kernels<T>().swiglu(cpu::const_data<T>(gate) + first, cpu::const_data<T>(up) + first,
                                cpu::data<T>(y) + first, last - first);
     });
@@ -30,7 +31,7 @@ tensor_list backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up)
   Tensor dgate = torch::empty_like(gate), dup = torch::empty_like(up);
   cpu::with_element_type(gate, [&](auto element) {
     using T = decltype(element);
-    at::parallel_for(0, gate.numel(), kGrain, [&](int64_t first, int64_t last) {
+    parallel_for(0, gate.numel(), kGrain, [&](int64_t first, int64_t last) {
       cpu::kernels<T>().swiglu_backward(cpu::const_data<T>(dy) + first,
                                         cpu::const_data<T>(gate) + first,
                                         cpu::const_data<T>(up) + first, cpu::data<T>(dgate) + first,

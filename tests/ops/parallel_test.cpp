@@ -1,0 +1,51 @@
+#include "ops/parallel.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <atomic>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+namespace crnet {
+namespace {
+
+class ParallelFor : public ::testing::Test {
+ protected:
+  void SetUp() override { at::set_num_threads(2); }
+  void TearDown() override { at::set_num_threads(threads_); }
+
+ private:
+  int threads_ = at::get_num_threads();
+};
+
+TEST_F(ParallelFor, RunsInAsManyThreadsAsLibTorchHas) {
+  std::mutex mutex;
+  std::set<std::thread::id> threads;
+  parallel_for(0, 2, 1, [&](int64_t, int64_t) {
+    const std::lock_guard lock(mutex);
+    threads.insert(std::this_thread::get_id());
+  });
+  EXPECT_EQ(threads.size(), 2u);
+}
+
+TEST_F(ParallelFor, VisitsEveryIndexOnce) {
+  for (const int64_t count : {0, 1, 2, 7, 1000}) {
+    std::vector<std::atomic<int>> visits(static_cast<size_t>(count));
+    parallel_for(0, count, 3, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) ++visits[static_cast<size_t>(i)];
+    });
+    for (const auto& n : visits) EXPECT_EQ(n, 1);
+  }
+}
+
+TEST_F(ParallelFor, ThrowsWhatItsBodyThrows) {
+  const auto fail = [](int64_t, int64_t) { throw std::runtime_error("no"); };
+  EXPECT_THROW(parallel_for(0, 2, 1, fail), std::runtime_error);
+}
+
+}  // namespace
+}  // namespace crnet
