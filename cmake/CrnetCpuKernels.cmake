@@ -15,7 +15,8 @@ function(crnet_cpu_kernels layer)
   foreach(variant ${variants})
     set(target crnet_cpu_${variant})
     add_library(${target} OBJECT ${PROJECT_SOURCE_DIR}/src/ops/cpu/kernels.cpp
-                                 ${PROJECT_SOURCE_DIR}/src/ops/cpu/attention_kernels.cpp)
+                                 ${PROJECT_SOURCE_DIR}/src/ops/cpu/attention_kernels.cpp
+                                 ${PROJECT_SOURCE_DIR}/src/ops/cpu/product_kernels.cpp)
     target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/src)
     target_compile_definitions(${target} PRIVATE CRNET_CPU_VARIANT=${variant})
     # -fassociative-math lets sums become vector sums; NaN and infinity keep their meaning.

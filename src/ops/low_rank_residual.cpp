@@ -69,19 +69,12 @@ CrossLayerGradients cross_layer_backward_cpu(const Tensor& dy, const Tensor& y_p
   return {dy_prev, torch::full({}, sum, c.options())};
 }
 
-// c · t with c in fp32: CUDA's product with a scalar tensor would round c to t's dtype first, and
-// in bf16 a β near 1 could not move by less than 0.8 %.
-Tensor scale(const Tensor& t, const Tensor& c) {
-  if (t.device().is_cpu() || t.scalar_type() == c.scalar_type()) return at::mul(t, c);
-  return (t.to(c.scalar_type()) * c).to(t.scalar_type());
-}
-
 CrossLayerGradients cross_layer_backward(const Tensor& dy, const Tensor& y_prev, const Tensor& c) {
   if (cpu::takes(dy, y_prev) && c.device().is_cpu()) {
     return cross_layer_backward_cpu(dy, y_prev, c);
   }
   const Tensor dbeta = (dy.to(c.scalar_type()) * y_prev).sum();
-  return {scale(dy, c), dbeta};
+  return {scaled(dy, c), dbeta};
 }
 
 // (y − product) / c, where product was, in fp32 or wider and rounded once.
@@ -103,9 +96,7 @@ void subtract_and_divide(const Tensor& y, Tensor& product, double c) {
 
 // c Y_prev + low B. low [N, R], b [R, out] and y_prev of one dtype.
 Tensor residual_product(const Tensor& low, const Tensor& b, const Tensor& y_prev, const Tensor& c) {
-  Tensor y = scale(as_matrix(y_prev), c);  // [N, out]
-  add_product(y, low, b);
-  return y.view_as(y_prev);
+  return scaled_plus_product(c, as_matrix(y_prev), low, b).view_as(y_prev);
 }
 
 class LowRankResidual : public torch::autograd::Function<LowRankResidual> {

@@ -5,22 +5,24 @@
 
 namespace crnet {
 
-/// left [M, K] · right [K, N], of one dtype, any strides. As LibTorch's mm, but for bf16 on x86
-/// without AVX-512: there LibTorch goes through it number by number, and here tiles of both are
-/// widened to fp32, multiplied, summed in fp32, and rounded once.
+/// Whether LibTorch's mm has nothing for this dtype but a loop over numbers: bf16 on x86 without
+/// AVX-512.
+[[nodiscard]] bool is_slow_in_libtorch(torch::Device device, torch::ScalarType dtype);
+
+/// left [M, K] · right [K, N], of one dtype, any strides. By LibTorch's mm, but on x86 without
+/// AVX-512 by crnet's own kernels (ops/cpu_product.h): in fp32 where `left` lies row by row, since
+/// they are faster than MKL's there, and in bf16 always, since LibTorch goes through it number by
+/// number. Throws Error or c10::Error where shapes or dtypes do not fit.
 [[nodiscard]] torch::Tensor product_of(const torch::Tensor& left, const torch::Tensor& right);
 /// out = left · right.
 void store_product(torch::Tensor& out, const torch::Tensor& left, const torch::Tensor& right);
 /// sum += left · right, rounded once.
 void add_product(torch::Tensor& sum, const torch::Tensor& left, const torch::Tensor& right);
+/// c · t, with c a scalar of t's dtype or a wider one; not rounded to a narrower one first.
+[[nodiscard]] torch::Tensor scaled(const torch::Tensor& t, const torch::Tensor& c);
+/// c · base + left · right, with c as above; base [M, N] of left's dtype.
+[[nodiscard]] torch::Tensor scaled_plus_product(const torch::Tensor& c, const torch::Tensor& base,
+                                                const torch::Tensor& left,
+                                                const torch::Tensor& right);
 
-namespace detail {
-
-enum class Into { kOverwrite, kAdd };
-
-/// The products above as where bf16 is widened. Throws Error where shapes or dtypes do not fit.
-void multiply_widened(torch::Tensor& out, const torch::Tensor& left, const torch::Tensor& right,
-                      Into into);
-
-}  // namespace detail
 }  // namespace crnet

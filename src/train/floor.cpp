@@ -47,14 +47,17 @@ Spread spread_of(std::vector<double> values) {
 // The products and attention calls of a step, in memory of their own.
 class Floor {
  public:
-  Floor(const StepProducts& step, torch::TensorOptions options) : options_(options) {
+  Floor(const StepProducts& step, torch::Device device, torch::ScalarType dtype)
+      : options_(torch::TensorOptions().device(device).dtype(dtype)),
+        product_options_(
+            options_.dtype(is_slow_in_libtorch(device, dtype) ? torch::kFloat32 : dtype)) {
     for (const auto& product : step.products) products_.push_back(prepare(product));
     for (const auto& call : step.attentions) attentions_.push_back(prepare(call));
   }
 
   void run_products() {
     const torch::NoGradGuard no_grad;
-    for (auto& product : products_) store_product(product.out, product.left, product.right);
+    for (auto& product : products_) at::mm_out(product.out, product.left, product.right);
   }
 
   void run_attention() const {
@@ -78,7 +81,7 @@ class Floor {
   Tensor matrix(Role role, int64_t rows, int64_t columns, bool transposed) {
     if (transposed) return matrix(role, columns, rows, false).t();
     Tensor& memory = matrices_[{role, rows, columns}];
-    if (!memory.defined()) memory = torch::rand({rows, columns}, options_);
+    if (!memory.defined()) memory = torch::rand({rows, columns}, product_options_);
     return memory;
   }
 
@@ -99,7 +102,7 @@ class Floor {
     return {leaf(), leaf(), leaf(), make()};
   }
 
-  torch::TensorOptions options_;
+  torch::TensorOptions options_, product_options_;
   std::map<std::tuple<Role, int64_t, int64_t>, Tensor> matrices_;
   std::vector<Product> products_;
   std::vector<Attention> attentions_;
@@ -182,8 +185,7 @@ FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded, const FloorOpti
   report.num_attentions = static_cast<int64_t>(unavoidable.attentions.size());
   report.flops = unavoidable.flops();
   RandomTraining training(config, report.runtime, plan);
-  Floor floor(unavoidable,
-              torch::TensorOptions().device(device).dtype(report.runtime.compute_dtype));
+  Floor floor(unavoidable, device, report.runtime.compute_dtype);
   measure_rounds(training, floor, device, options.rounds, report);
   if (device.is_cpu()) profile_steps(training, device, report);
   return report;

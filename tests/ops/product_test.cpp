@@ -1,11 +1,13 @@
-// Products against fp64, and those that bf16 takes on a processor without instructions for it.
+// Products against fp64, by whichever way this processor takes and by each variant of the kernels.
 #include "ops/product.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include "crnet/core/error.h"
+#include <array>
+
 #include "gradcheck.h"
+#include "ops/cpu_product.h"
 
 namespace crnet {
 namespace {
@@ -47,40 +49,119 @@ TEST(Product, IsThatOfFp64) {
   }
 }
 
-// Half a unit in the last place of bf16, and what fp32 adds.
-TEST(WidenedProduct, OfNothingIsZero) {
-  Tensor out = torch::ones({3, 2}, torch::kBFloat16);
-  detail::multiply_widened(out, torch::empty({3, 0}, torch::kBFloat16),
-                           torch::empty({0, 2}, torch::kBFloat16), detail::Into::kOverwrite);
-  EXPECT_TRUE(torch::equal(out, torch::zeros_like(out)));
-}
-
-TEST(WidenedProduct, RefusesWhatDoesNotFit) {
-  Tensor out = torch::empty({3, 2}, torch::kBFloat16);
-  const Tensor left = torch::empty({3, 4}, torch::kBFloat16);
-  for (const auto& right : {torch::empty({5, 2}, torch::kBFloat16), torch::empty({4, 2})}) {
-    EXPECT_THROW(detail::multiply_widened(out, left, right, detail::Into::kAdd), Error);
-  }
-}
-
-TEST(WidenedProduct, RoundsOnceInAnyNumberOfTiles) {
-  for (const auto& [M, K, N] :
-       {std::array<int64_t, 3>{1, 1, 1}, {5, 1100, 7}, {1030, 9, 3}, {3, 520, 2050}}) {
-    for (const auto& [left, right] : factors(M, K, N, torch::kBFloat16)) {
-      const Tensor exact = at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64));
-      const auto is_rounded_once = [&](const Tensor& got, const Tensor& expected) {
-        const Tensor bound = expected.abs() * 0x1p-8 + 1e-5 * static_cast<double>(K);
-        return (got.to(torch::kFloat64) - expected).abs().le(bound).all().item<bool>();
-      };
-      Tensor product = torch::full({M, N}, NAN, torch::kBFloat16);
-      detail::multiply_widened(product, left, right, detail::Into::kOverwrite);
-      EXPECT_TRUE(is_rounded_once(product, exact)) << M << " x " << K << " x " << N;
-      Tensor sum = torch::full({M, N}, 0.5, torch::kBFloat16);
-      detail::multiply_widened(sum, left, right, detail::Into::kAdd);
-      EXPECT_TRUE(is_rounded_once(sum, exact + 0.5)) << M << " x " << K << " x " << N;
+TEST(Product, AddsAMultipleOfAnother) {
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    for (const auto& [left, right] : factors(33, 65, 17, dtype)) {
+      const Tensor base = torch::randn({33, 17}).to(dtype), c = torch::full({}, -0.7);
+      const Tensor expected = base.to(torch::kFloat64) * -0.7 +
+                              at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64));
+      EXPECT_LT(relative_error(scaled_plus_product(c, base, left, right), expected),
+                tolerance_of(dtype));
     }
   }
 }
+
+TEST(Product, RefusesWhatDoesNotFit) {
+  Tensor out = torch::empty({3, 2}, torch::kBFloat16);
+  const Tensor left = torch::empty({3, 4}, torch::kBFloat16);
+  EXPECT_ANY_THROW(store_product(out, left, torch::empty({5, 2}, torch::kBFloat16)));
+  EXPECT_ANY_THROW(store_product(out, left, torch::empty({4, 3}, torch::kBFloat16)));
+  EXPECT_ANY_THROW(store_product(out, left, torch::empty({4, 2})));
+  EXPECT_ANY_THROW(add_product(out, left, torch::empty({5, 2}, torch::kBFloat16)));
+}
+
+// crnet's own kernels, as each variant has them.
+class ProductVariant : public ::testing::TestWithParam<cpu::Variant> {
+ protected:
+  void SetUp() override {
+    if (!cpu::supports(GetParam())) GTEST_SKIP() << "this processor does not have it";
+  }
+};
+
+// Where fp32 sums of K products are rounded once to the dtype.
+bool is_rounded_once(const Tensor& got, const Tensor& expected, int64_t K) {
+  const double last_place = got.scalar_type() == torch::kBFloat16 ? 0x1p-8 : 0x1p-23;
+  const Tensor bound = expected.abs() * last_place + 1e-5 * static_cast<double>(K);
+  return (got.to(torch::kFloat64) - expected).abs().le(bound).all().item<bool>();
+}
+
+// Sizes on both sides of a tile, a panel, a step of rows and a block of the depth.
+TEST_P(ProductVariant, IsThatOfFp64) {
+  using Sizes = std::array<int64_t, 3>;
+  for (const auto& [M, K, N] :
+       {Sizes{1, 1, 1}, Sizes{5, 1100, 7}, Sizes{13, 9, 577}, Sizes{150, 513, 25},
+        Sizes{24, 512, 48}, Sizes{3, 520, 1160}, Sizes{301, 2, 100}, Sizes{2, 0, 3}}) {
+    for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+      for (const auto& [left, right] : factors(M, K, N, dtype)) {
+        const Tensor exact = at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64));
+        Tensor product = torch::full({M, N}, NAN, dtype);
+        cpu::multiply(GetParam(), product, left, right, {}, 0);
+        EXPECT_TRUE(is_rounded_once(product, exact, K)) << M << " x " << K << " x " << N;
+        Tensor sum = torch::full({M, N}, 0.5, dtype);
+        cpu::multiply(GetParam(), sum, left, right, sum, 2);
+        EXPECT_TRUE(is_rounded_once(sum, exact + 1, K)) << M << " x " << K << " x " << N;
+      }
+    }
+  }
+}
+
+TEST_P(ProductVariant, TakesAnyStrides) {
+  const Tensor left = torch::randn({40, 12}).t(), right = torch::randn({40, 2050}).slice(1, 2);
+  const Tensor base = torch::randn({2048, 12}).t();
+  const Tensor exact =
+      3 * base.to(torch::kFloat64) + at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64));
+  Tensor across = torch::empty({2048, 12}).t(), beside = torch::zeros({14, 2050});
+  cpu::multiply(GetParam(), across, left, right, base, 3);
+  Tensor part = beside.slice(0, 1, 13).slice(1, 1, 2049);
+  cpu::multiply(GetParam(), part, left, right, base, 3);
+  EXPECT_LT(relative_error(across, exact), 1e-6);
+  EXPECT_TRUE(torch::equal(across, part));
+  part.zero_();
+  EXPECT_EQ(beside.abs().sum().item<float>(), 0);  // nothing was written beside it
+}
+
+// A row that whole pages part from the next is copied first.
+TEST_P(ProductVariant, TakesRowsThatLieAPageApart) {
+  const Tensor left = torch::randn({30, 1024}).slice(1, 0, 700), right = torch::randn({700, 30});
+  Tensor out = torch::empty({30, 30});
+  cpu::multiply(GetParam(), out, left, right, {}, 0);
+  EXPECT_LT(relative_error(out, at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64))), 1e-6);
+}
+
+TEST_P(ProductVariant, HasTheSameBitsForAnyNumberOfThreads) {
+  const int threads = at::get_num_threads();
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    for (const auto& [left, right] : factors(500, 1300, 100, dtype)) {
+      at::set_num_threads(1);
+      Tensor one = torch::empty({500, 100}, dtype);
+      cpu::multiply(GetParam(), one, left, right, {}, 0);
+      for (const int n : {2, 3, 16}) {
+        at::set_num_threads(n);
+        Tensor several = torch::empty({500, 100}, dtype);
+        cpu::multiply(GetParam(), several, left, right, {}, 0);
+        EXPECT_TRUE(torch::equal(several, one)) << n;
+      }
+    }
+  }
+  at::set_num_threads(threads);
+}
+
+TEST_P(ProductVariant, KeepsNaNAndInfinity) {
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    Tensor left = torch::ones({7, 30}, dtype);
+    left[2][5] = NAN;
+    left[4][9] = INFINITY;
+    Tensor out = torch::zeros({7, 50}, dtype);
+    cpu::multiply(GetParam(), out, left, torch::ones({30, 50}, dtype), out, 1);
+    EXPECT_TRUE(out[2].isnan().all().item<bool>());
+    EXPECT_TRUE(out[4].isinf().all().item<bool>());
+    EXPECT_TRUE(out[3].eq(30).all().item<bool>());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, ProductVariant,
+                         ::testing::Values(cpu::Variant::kBaseline, cpu::Variant::kAvx2,
+                                           cpu::Variant::kAvx512));
 
 }  // namespace
 }  // namespace crnet

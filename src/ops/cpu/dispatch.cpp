@@ -1,5 +1,6 @@
 #include "ops/cpu/attention_kernels.h"
 #include "ops/cpu/kernels.h"
+#include "ops/cpu/product_kernels.h"
 
 namespace crnet::cpu {
 
@@ -9,6 +10,8 @@ namespace crnet::cpu {
   extern const Kernels<bfloat16> kBFloat16Kernels;            \
   extern const AttentionKernels<float> kFloatAttention;       \
   extern const AttentionKernels<bfloat16> kBFloat16Attention; \
+  extern const ProductKernels<float> kFloatProducts;          \
+  extern const ProductKernels<bfloat16> kBFloat16Products;    \
   }
 CRNET_DECLARE_VARIANT(baseline)
 #if defined(__x86_64__)
@@ -27,11 +30,6 @@ Variant find_best_variant() {
   return supports(Variant::kAvx2) ? Variant::kAvx2 : Variant::kBaseline;
 }
 
-Variant best_variant() {
-  static const Variant variant = find_best_variant();
-  return variant;
-}
-
 template <class Table>
 const Table& pick(Variant variant, const Table& baseline_set, const Table& avx2_set,
                   const Table& avx512_set) {
@@ -40,6 +38,11 @@ const Table& pick(Variant variant, const Table& baseline_set, const Table& avx2_
 }
 
 }  // namespace
+
+Variant best_variant() {
+  static const Variant variant = find_best_variant();
+  return variant;
+}
 
 bool supports(Variant variant) {
 #if defined(__x86_64__)
@@ -78,6 +81,16 @@ const AttentionKernels<float>& attention_kernels<float>() {
 template <>
 const AttentionKernels<bfloat16>& attention_kernels<bfloat16>() {
   return attention_kernels<bfloat16>(best_variant());
+}
+
+
+template <>
+const ProductKernels<float>& product_kernels<float>(Variant variant) {
+  return CRNET_PICK(variant, kFloatProducts);
+}
+template <>
+const ProductKernels<bfloat16>& product_kernels<bfloat16>(Variant variant) {
+  return CRNET_PICK(variant, kBFloat16Products);
 }
 
 }  // namespace crnet::cpu

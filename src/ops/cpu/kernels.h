@@ -43,6 +43,8 @@ enum class Variant { kBaseline, kAvx2, kAvx512 };
 
 /// Whether this build and this processor have it.
 bool supports(Variant variant);
+/// The best that this processor supports.
+Variant best_variant();
 
 /// The kernels for the best instruction set of this processor.
 template <class T>

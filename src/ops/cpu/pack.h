@@ -61,6 +61,22 @@ inline Vector high(Vector a, Vector b) {
   return interleave<2>(a, b, std::make_index_sequence<kLanes>());
 }
 
+// The transpose of kLanes rows of `width`: element d of them goes to to[d · to_stride …].
+template <class T>
+void transpose_lanes(const T* const* rows, int64_t width, float* to, int64_t to_stride) {
+  for (int64_t d = 0; d < width; d += 4) {
+    const Vector r0 = load_fours<kLanes>(rows, d, width);
+    const Vector r1 = load_fours<kLanes>(rows + 1, d, width);
+    const Vector r2 = load_fours<kLanes>(rows + 2, d, width);
+    const Vector r3 = load_fours<kLanes>(rows + 3, d, width);
+    const Vector columns[4] = {low(low(r0, r2), low(r1, r3)), high(low(r0, r2), low(r1, r3)),
+                               low(high(r0, r2), high(r1, r3)), high(high(r0, r2), high(r1, r3))};
+    for (int64_t k = 0; k < 4 && d + k < width; ++k) {
+      store_vector(to + (d + k) * to_stride, columns[k]);
+    }
+  }
+}
+
 // The panels of the transpose of x [rows, width]: [⌈rows / kTileColumns⌉, width, kTileColumns]. The
 // last row stands in the place of those behind it.
 template <class T>
@@ -68,18 +84,9 @@ void pack_transposed(const T* x, int64_t stride, int64_t rows, int64_t width, fl
   for (int64_t i = 0; i < round_up(rows, kTileColumns); i += kLanes) {
     const T* from[kLanes];
     for (int k = 0; k < kLanes; ++k) from[k] = x + (i + k < rows ? i + k : rows - 1) * stride;
-    float* const panel = panels + i / kTileColumns * width * kTileColumns + i % kTileColumns;
-    for (int64_t d = 0; d < width; d += 4) {
-      const Vector r0 = load_fours<kLanes>(from, d, width);
-      const Vector r1 = load_fours<kLanes>(from + 1, d, width);
-      const Vector r2 = load_fours<kLanes>(from + 2, d, width);
-      const Vector r3 = load_fours<kLanes>(from + 3, d, width);
-      const Vector columns[4] = {low(low(r0, r2), low(r1, r3)), high(low(r0, r2), low(r1, r3)),
-                                 low(high(r0, r2), high(r1, r3)), high(high(r0, r2), high(r1, r3))};
-      for (int64_t k = 0; k < 4 && d + k < width; ++k) {
-        store_vector(panel + (d + k) * kTileColumns, columns[k]);
-      }
-    }
+    transpose_lanes(from, width,
+                    panels + i / kTileColumns * width * kTileColumns + i % kTileColumns,
+                    kTileColumns);
   }
 }
 

@@ -46,8 +46,19 @@ inline V load_part(const T* p, int64_t count) {
   return load_as<V>(elements);
 }
 
-inline void store_vector(float* p, Vector v) {
+template <class V>
+inline void store_vector(float* p, V v) {
   memcpy(p, &v, sizeof(v));
+}
+
+// As store() of one number.
+inline void store_vector(bfloat16* p, Vector v) {
+  using Bits = VectorOf<uint32_t, kLanes>::Type;
+  const Bits bits = reinterpret_cast<Bits>(v);
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits chosen = (bits & 0x7fffffffu) > 0x7f800000u ? Bits{} + 0x7fc0u : rounded;
+  const auto halves = __builtin_convertvector(chosen, VectorOf<uint16_t, kLanes>::Type);
+  memcpy(p, &halves, sizeof(halves));
 }
 
 inline float sum_of(Vector v) {

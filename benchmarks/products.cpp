@@ -1,0 +1,92 @@
+// Every different matrix product of a training step, by crnet (in fp32 and bf16) and by LibTorch's
+// mm in fp32: in turn within one process, medians over the rounds, as a Markdown table.
+#include <torch/torch.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "crnet/train/device.h"
+#include "crnet/train/run_config.h"
+#include "ops/product.h"
+#include "train/step_products.h"
+
+namespace {
+
+using crnet::MatrixProduct;
+using torch::Tensor;
+constexpr int kRounds = 9, kWarmUp = 1;
+constexpr int64_t kBatch = 8, kLength = 256;
+constexpr double kFlopsOfARound = 4e9;
+
+bool same(const MatrixProduct& a, const MatrixProduct& b) {
+  return a.rows == b.rows && a.inner == b.inner && a.columns == b.columns &&
+         a.left_transposed == b.left_transposed && a.right_transposed == b.right_transposed;
+}
+
+Tensor matrix(int64_t rows, int64_t columns, bool transposed) {
+  return transposed ? torch::randn({columns, rows}).t() : torch::randn({rows, columns});
+}
+
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+void compare(const MatrixProduct& p, int64_t count) {
+  const Tensor left = matrix(p.rows, p.inner, p.left_transposed);
+  const Tensor right = matrix(p.inner, p.columns, p.right_transposed);
+  const Tensor left_bf16 = left.to(torch::kBFloat16), right_bf16 = right.to(torch::kBFloat16);
+  Tensor out = torch::empty({p.rows, p.columns}), out_bf16 = out.to(torch::kBFloat16);
+  const int64_t calls = std::max<int64_t>(1, static_cast<int64_t>(kFlopsOfARound / p.flops()));
+  const auto gflops = [&](const std::function<void()>& f) {
+    const auto begin = std::chrono::steady_clock::now();
+    for (int64_t i = 0; i < calls; ++i) f();
+    const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
+    return static_cast<double>(calls) * p.flops() / seconds.count() * 1e-9;
+  };
+  std::vector<double> own, own_bf16, libtorch, ratios;
+  for (int round = -kWarmUp; round < kRounds; ++round) {
+    const double a = gflops([&] { at::mm_out(out, left, right); });
+    const double b = gflops([&] { crnet::store_product(out, left, right); });
+    const double c = gflops([&] { crnet::store_product(out_bf16, left_bf16, right_bf16); });
+    if (round < 0) continue;
+    libtorch.push_back(a);
+    own.push_back(b);
+    own_bf16.push_back(c);
+    ratios.push_back(b / a);
+  }
+  const auto [least, most] = std::minmax_element(ratios.begin(), ratios.end());
+  std::printf("| %ld | %ld × %ld%s · %ld × %ld%s | %.0f | %.0f | %.0f | %.2f [%.2f–%.2f] |\n",
+              static_cast<long>(count), static_cast<long>(p.rows), static_cast<long>(p.inner),
+              p.left_transposed ? " ᵀ" : "", static_cast<long>(p.inner),
+              static_cast<long>(p.columns), p.right_transposed ? " ᵀ" : "", median(own_bf16),
+              median(own), median(libtorch), median(ratios), *least, *most);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  crnet::keep_freed_memory();
+  const torch::NoGradGuard no_grad;
+  const std::string file = argc > 1 ? argv[1] : CRNET_SOURCE_DIR "/configs/models/crnet-60m.yaml";
+  const auto model = crnet::load_run_config(file).config.model;
+  const auto runtime = crnet::select_runtime({});
+  std::printf("%s; %s, %ld × %ld tokens; GFLOP/s, median of %d; ᵀ: lies the other way round\n\n",
+              crnet::describe(runtime).c_str(), file.c_str(), static_cast<long>(kBatch),
+              static_cast<long>(kLength), kRounds);
+  std::printf("| times | product | bf16 | fp32 | LibTorch's fp32 | fp32 / LibTorch's |\n");
+  std::printf("|---|---|---|---|---|---|\n");
+  auto rest = crnet::list_step_products(model, kBatch, kLength).products;
+  while (!rest.empty()) {
+    const MatrixProduct product = rest.front();
+    const auto others =
+        std::remove_if(rest.begin(), rest.end(), [&](const auto& p) { return same(p, product); });
+    compare(product, rest.end() - others);
+    rest.erase(others, rest.end());
+  }
+  return 0;
+}
