@@ -1,0 +1,45 @@
+// Fused kernels for NVIDIA GPUs over plain memory on the device: the twin of ops/cpu/kernels.h.
+//
+// Every function puts its work on a stream and returns: none waits for the device, none allocates,
+// and the results of two calls are equal to the bit. Counts may be zero. No header of LibTorch or
+// CUDA here: C++ sources and nvcc both read this.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+struct CUstream_st;
+
+// The tests compile the kernels for the CPU, into a namespace of their own.
+#ifndef CRNET_CUDA_NAMESPACE
+#define CRNET_CUDA_NAMESPACE cuda
+#endif
+
+namespace crnet::CRNET_CUDA_NAMESPACE {
+
+/// CUDA's cudaStream_t.
+using Stream = CUstream_st*;
+
+/// bf16 as it lies in memory.
+struct bfloat16 {
+  uint16_t bits;
+};
+
+// T is float or bfloat16; arithmetic is in fp32.
+
+/// y = x · rsqrt(mean(x²) + epsilon) · weight, row by row; rstd [rows] keeps the rsqrt.
+template <class T>
+void rms_norm(const T* x, const float* weight, T* y, float* rstd, int64_t rows, int64_t columns,
+              float epsilon, Stream stream);
+
+/// The number of sums that rms_norm_backward leaves of the weight's gradient.
+inline int64_t num_partial_rows(int64_t rows, int64_t columns) {
+  const int64_t enough = (int64_t{1} << 20) / std::max<int64_t>(columns, 1);  // to fill a GPU
+  return std::min(rows, std::clamp<int64_t>(enough, 256, 1024));
+}
+/// dx of rms_norm; fills partial [num_partial_rows, columns], whose sum is the weight's gradient.
+template <class T>
+void rms_norm_backward(const T* dy, const T* x, const float* weight, const float* rstd, T* dx,
+                       float* partial, int64_t rows, int64_t columns, Stream stream);
+
+}  // namespace crnet::CRNET_CUDA_NAMESPACE

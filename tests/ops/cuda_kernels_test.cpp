@@ -1,0 +1,181 @@
+// The CUDA kernels' own sources, run on the CPU by an emulation, against the plain operators in
+// fp64: values and gradients over sizes that fill packs and that do not. Every output is NaN
+// before, lies within a frame that has to stay, and must be the same for any order of threads.
+#include "ops/cuda_emulation.h"
+// Then the kernels.
+#include "ops/cuda/rms_norm.cu"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "crnet/ops/rms_norm.h"
+#include "gradcheck.h"
+
+namespace crnet {
+namespace {
+
+namespace kernels = cuda_emulation;
+using testing::evaluate;
+using testing::to_double;
+using torch::Tensor;
+using Tensors = std::vector<Tensor>;
+using Sizes = std::vector<int64_t>;
+
+// A block of fewer threads than a row has packs, and rows that take more than registers hold.
+const Sizes kColumns = {1, 3, 31, 32, 33, 257, 1032, 4097, 20488};
+
+/// A tensor in the middle of a larger one.
+class Framed {
+ public:
+  /// `shift` elements more in front: 0 for memory that is aligned to 16 bytes.
+  Framed(const Sizes& sizes, torch::ScalarType dtype, int64_t shift = 0)
+      : count_(c10::multiply_integers(sizes)),
+        all_(torch::full({count_ + 2 * kFrame + shift}, kOutside, dtype)),
+        begin_(kFrame + shift) {
+    inside = all_.narrow(0, begin_, count_).view(sizes).fill_(NAN);
+  }
+  ~Framed() {
+    EXPECT_TRUE(all_.narrow(0, 0, begin_).eq(kOutside).all().item<bool>()) << "written in front";
+    const int64_t end = begin_ + count_;
+    EXPECT_TRUE(all_.narrow(0, end, kFrame).eq(kOutside).all().item<bool>()) << "written behind";
+  }
+  Framed(const Framed&) = delete;
+  Framed& operator=(const Framed&) = delete;
+  Framed(Framed&&) = delete;
+  Framed& operator=(Framed&&) = delete;
+
+ private:
+  static constexpr int64_t kFrame = 64;
+  static constexpr double kOutside = 4096;
+  int64_t count_;
+  Tensor all_;
+  int64_t begin_;
+
+ public:
+  Tensor inside;
+};
+
+template <class T>
+T* data(const Tensor& t) {
+  return static_cast<T*>(t.data_ptr());
+}
+
+template <class F>
+void with_element(torch::ScalarType dtype, F&& f) {
+  if (dtype == torch::kFloat32) {
+    f(float{});
+  } else {
+    f(kernels::bfloat16{});
+  }
+}
+
+struct Output {
+  Sizes sizes;
+  torch::ScalarType dtype;
+};
+
+/// What f leaves in the outputs. f gets them in order, and the elements by which they are shifted.
+Tensors run(const std::vector<Output>& outputs, int64_t shift,
+            const std::function<void(const Tensors&)>& f) {
+  std::vector<Tensors> results;
+  for (const bool backwards : {false, true}) {
+    testing::emulate_backwards() = backwards;
+    std::vector<std::unique_ptr<Framed>> framed;
+    Tensors inside;
+    for (const auto& output : outputs) {
+      framed.push_back(std::make_unique<Framed>(output.sizes, output.dtype, shift));
+      inside.push_back(framed.back()->inside);
+    }
+    f(inside);
+    auto& result = results.emplace_back();
+    for (const auto& tensor : inside) {
+      EXPECT_FALSE(tensor.isnan().any().item<bool>()) << "not written";
+      result.push_back(tensor.clone());
+    }
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    EXPECT_TRUE(torch::equal(results[0][i], results[1][i])) << "the order of threads matters";
+  }
+  return results[0];
+}
+
+/// A copy that starts `shift` elements behind an address that is aligned to 16 bytes.
+Tensor shifted(const Tensor& t, int64_t shift) {
+  Tensor all = torch::zeros({t.numel() + shift}, t.options());
+  return all.narrow(0, shift, t.numel()).view(t.sizes()).copy_(t);
+}
+
+/// Element by element: a few roundings of it, of the typical one where sums cancel, or, where all
+/// do, of what cancels there, which is near 1.
+void expect_close(const Tensor& got, const Tensor& expected, torch::ScalarType dtype) {
+  ASSERT_EQ(got.sizes(), expected.sizes());
+  const double tolerance = dtype == torch::kBFloat16 ? 1e-2 : 1e-5;
+  const Tensor wide = expected.detach().to(torch::kFloat64);
+  const Tensor bound = tolerance * (wide.abs() + wide.square().mean().sqrt().clamp_min(0.1));
+  const Tensor off = (got.to(torch::kFloat64) - wide).abs();
+  EXPECT_TRUE(off.le(bound).all().item<bool>()) << "off by " << off.max().item<double>();
+}
+
+/// Over dtypes, and memory that allows packs and that does not.
+void over_elements(const std::function<void(torch::ScalarType dtype, int64_t shift)>& f) {
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    for (const int64_t shift : {0, 1}) {
+      SCOPED_TRACE(::testing::Message() << dtype << ", shifted by " << shift);
+      f(dtype, shift);
+    }
+  }
+}
+
+TEST(CudaKernels, RmsNormIsThatOfThePlainOperator) {
+  over_elements([](torch::ScalarType dtype, int64_t shift) {
+    for (const int64_t columns : kColumns) {
+      SCOPED_TRACE(::testing::Message() << columns << " columns");
+      const int64_t rows = 3;
+      const Tensor x = shifted(torch::randn({rows, columns}).to(dtype), shift);
+      const Tensor dy = torch::randn({rows, columns}).to(dtype), w = torch::randn({columns});
+      const auto expected =
+          evaluate([](const Tensors& t) { return plain::rms_norm(t[0], t[1], 1e-5); },
+                   to_double({x, w}), dy.to(torch::kFloat64));
+      const int64_t pieces = kernels::num_partial_rows(rows, columns);
+      const auto got = run({{{rows, columns}, dtype},
+                            {{rows}, torch::kFloat32},
+                            {{rows, columns}, dtype},
+                            {{pieces, columns}, torch::kFloat32}},
+                           shift, [&](const Tensors& out) {
+                             with_element(dtype, [&](auto element) {
+                               using T = decltype(element);
+                               kernels::rms_norm(data<T>(x), data<float>(w), data<T>(out[0]),
+                                                 data<float>(out[1]), rows, columns, 1e-5f, {});
+                               kernels::rms_norm_backward(data<T>(dy), data<T>(x), data<float>(w),
+                                                          data<float>(out[1]), data<T>(out[2]),
+                                                          data<float>(out[3]), rows, columns, {});
+                             });
+                           });
+      expect_close(got[0], expected.value, dtype);
+      expect_close(got[2], expected.gradients[0], dtype);
+      expect_close(got[3].sum(0), expected.gradients[1], torch::kFloat32);
+    }
+  });
+}
+
+// More rows than blocks, and rows of which a thread's registers hold a part.
+TEST(CudaKernels, RmsNormAddsUpTheWeightsGradientOfManyRows) {
+  const int64_t rows = 10, columns = 420, blocks = 3;
+  const Tensor x = torch::randn({rows, columns}), dy = torch::randn({rows, columns});
+  const Tensor w = torch::randn({columns}), rstd = torch::rand({rows});
+  const auto got =
+      run({{{rows, columns}, torch::kFloat32}, {{blocks, columns}, torch::kFloat32}}, 0,
+          [&](const Tensors& out) {
+            kernels::launch(kernels::rms_norm_backward_rows<float, 2, 1>, blocks, 64, {},
+                            data<float>(dy), data<float>(x), data<float>(w), data<float>(rstd),
+                            data<float>(out[0]), data<float>(out[1]), rows, columns);
+          });
+  const Tensor share = (dy * x).to(torch::kFloat64) * rstd.unsqueeze(1);
+  expect_close(got[1].sum(0), share.sum(0), torch::kFloat32);
+  const Tensor normed = x * rstd.unsqueeze(1), weighted = dy * w;
+  const Tensor along = (weighted * normed).mean(1, true);
+  expect_close(got[0], rstd.unsqueeze(1) * (weighted - normed * along), torch::kFloat32);
+}
+
+}  // namespace
+}  // namespace crnet
