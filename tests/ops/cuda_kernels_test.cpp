@@ -4,11 +4,15 @@
 #include "ops/cuda_emulation.h"
 // Then the kernels.
 #include "ops/cuda/rms_norm.cu"
+#include "ops/cuda/rope.cu"
+#include "ops/cuda/swiglu.cu"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include "crnet/ops/rms_norm.h"
+#include "crnet/ops/rope.h"
+#include "crnet/ops/swiglu.h"
 #include "gradcheck.h"
 
 namespace crnet {
@@ -175,6 +179,65 @@ TEST(CudaKernels, RmsNormAddsUpTheWeightsGradientOfManyRows) {
   const Tensor normed = x * rstd.unsqueeze(1), weighted = dy * w;
   const Tensor along = (weighted * normed).mean(1, true);
   expect_close(got[0], rstd.unsqueeze(1) * (weighted - normed * along), torch::kFloat32);
+}
+
+TEST(CudaKernels, RopeIsThatOfThePlainOperator) {
+  over_elements([](torch::ScalarType dtype, int64_t shift) {
+    for (const int64_t size : {2, 6, 16, 64, 130}) {
+      SCOPED_TRACE(::testing::Message() << "heads of " << size);
+      const Sizes sizes = {2, 5, 3, size};
+      const auto table = rope_table(5, size, 100.0);
+      const Tensor x = shifted(torch::randn(sizes).to(dtype), shift);
+      const auto turned = [&](float direction) {
+        return run({{sizes, dtype}}, shift, [&](const Tensors& out) {
+          with_element(dtype, [&](auto element) {
+            using T = decltype(element);
+            kernels::rope(data<T>(x), data<float>(table.cosine), data<float>(table.sine),
+                          data<T>(out[0]), 10, 5, 3, size, direction, {});
+          });
+        })[0];
+      };
+      const auto expected =
+          evaluate([&](const Tensors& t) { return plain::rope(t[0], table.cosine, table.sine); },
+                   to_double({x}), x.to(torch::kFloat64));
+      expect_close(turned(1), expected.value, dtype);
+      expect_close(turned(-1), expected.gradients[0], dtype);
+    }
+  });
+}
+
+TEST(CudaKernels, SwigluIsThatOfThePlainOperator) {
+  over_elements([](torch::ScalarType dtype, int64_t shift) {
+    for (const int64_t count : {1, 3, 31, 32, 33, 2051, 4097}) {
+      SCOPED_TRACE(::testing::Message() << count << " elements");
+      const Tensor gate = shifted((4 * torch::randn({count})).to(dtype), shift);
+      const Tensor up = torch::randn({count}).to(dtype), dy = torch::randn({count}).to(dtype);
+      const auto expected = evaluate([](const Tensors& t) { return plain::swiglu(t[0], t[1]); },
+                                     to_double({gate, up}), dy.to(torch::kFloat64));
+      const Output like_gate{{count}, dtype};
+      const auto got = run({like_gate, like_gate, like_gate}, shift, [&](const Tensors& out) {
+        with_element(dtype, [&](auto element) {
+          using T = decltype(element);
+          kernels::swiglu(data<T>(gate), data<T>(up), data<T>(out[0]), count, {});
+          kernels::swiglu_backward(data<T>(dy), data<T>(gate), data<T>(up), data<T>(out[1]),
+                                   data<T>(out[2]), count, {});
+        });
+      });
+      expect_close(got[0], expected.value, dtype);
+      expect_close(got[1], expected.gradients[0], dtype);
+      expect_close(got[2], expected.gradients[1], dtype);
+    }
+  });
+}
+
+TEST(CudaKernels, AGridOfFewThreadsTakesEveryElement) {
+  const int64_t count = 1003;
+  const Tensor gate = torch::randn({count}), up = torch::randn({count});
+  const auto got = run({{{count}, torch::kFloat32}}, 0, [&](const Tensors& out) {
+    kernels::launch(kernels::swiglu_elements<float, 4>, 2, 32, {}, data<float>(gate),
+                    data<float>(up), data<float>(out[0]), count);
+  });
+  expect_close(got[0], plain::swiglu(gate, up), torch::kFloat32);
 }
 
 }  // namespace

@@ -72,6 +72,25 @@ __device__ inline void store(T* p, const Floats<kWidth>& floats) {
   *reinterpret_cast<Pack<T, kWidth>*>(p) = pack;
 }
 
+// ---- loops
+
+/// A width of packs, as a value.
+template <int kWidth>
+struct Width {
+  static constexpr int value = kWidth;
+};
+
+/// Calls f(width, i) in some thread of the grid for every pack of elements i … i + width − 1 in
+/// [0, count), and for what is left over element by element.
+template <int kWidth, class F>
+__device__ inline void for_each_pack(int64_t count, F&& f) {
+  const int64_t thread = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const int64_t num_threads = int64_t{gridDim.x} * blockDim.x;
+  const int64_t num_packs = count / kWidth;
+  for (int64_t i = thread; i < num_packs; i += num_threads) f(Width<kWidth>{}, i * kWidth);
+  for (int64_t i = num_packs * kWidth + thread; i < count; i += num_threads) f(Width<1>{}, i);
+}
+
 // ---- sums
 
 /// The block's sum, in every thread; in an order that depends on the block's size alone. All
@@ -95,17 +114,18 @@ __device__ inline F block_sum(F value) {
 
 // ---- launches, on the host
 
-template <class T>
-bool is_aligned(const T* p) {
-  return reinterpret_cast<uintptr_t>(p) % 16 == 0;
+/// Whether elements at these addresses can be read 16 bytes at a time,
+template <class... Pointers>
+bool are_aligned(const Pointers*... pointers) {
+  return ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);
+}
+/// and whole rows of `columns` elements; of those, T has the most to 16 bytes.
+template <class T, class... Pointers>
+bool are_aligned_rows(int64_t columns, const T* first, const Pointers*... rest) {
+  return columns % kVector<T> == 0 && are_aligned(first, rest...);
 }
 
-/// Whether rows of `columns` elements, in memory of these addresses, can be read 16 bytes at a
-/// time.
-template <class T, class... Pointers>
-bool has_vectors(int64_t columns, const T* first, const Pointers*... rest) {
-  return columns % kVector<T> == 0 && is_aligned(first) && (is_aligned(rest) && ...);
-}
+constexpr int kThreads = 256;  // of a block that takes elements as they come
 
 /// Threads for a row of this many packs: whole warps.
 inline int threads_for(int64_t packs) {
@@ -117,6 +137,11 @@ inline int threads_for(int64_t packs) {
 inline unsigned blocks_for(int64_t pieces) {
   constexpr int64_t kMost = int64_t{1} << 20;
   return static_cast<unsigned>(std::clamp<int64_t>(pieces, 1, kMost));
+}
+
+/// Blocks of kThreads for this many elements, each thread taking packs of `width`.
+inline unsigned blocks_for_elements(int64_t count, int width) {
+  return blocks_for((count / width + kThreads - 1) / kThreads);
 }
 
 #ifdef __CUDACC__

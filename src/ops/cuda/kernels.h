@@ -42,4 +42,18 @@ template <class T>
 void rms_norm_backward(const T* dy, const T* x, const float* weight, const float* rstd, T* dx,
                        float* partial, int64_t rows, int64_t columns, Stream stream);
 
+/// Rotates pairs (i, i + size/2) of every head of every token by the angle of its place in its
+/// sequence, or back where direction is −1: x [tokens, heads, size], cosine and sine
+/// [length, size/2]; the tokens are whole sequences of `length`.
+template <class T>
+void rope(const T* x, const float* cosine, const float* sine, T* y, int64_t tokens, int64_t length,
+          int64_t heads, int64_t size, float direction, Stream stream);
+
+/// y = silu(gate) · up.
+template <class T>
+void swiglu(const T* gate, const T* up, T* y, int64_t count, Stream stream);
+template <class T>
+void swiglu_backward(const T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t count,
+                     Stream stream);
+
 }  // namespace crnet::CRNET_CUDA_NAMESPACE

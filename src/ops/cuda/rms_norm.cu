@@ -93,7 +93,7 @@ void rms_norm(const T* x, const float* weight, T* y, float* rstd, int64_t rows, 
     launch(kernel, blocks_for(rows), threads_for(columns / width), stream, x, weight, y, rstd, rows,
            columns, epsilon);
   };
-  if (has_vectors(columns, x, weight, y)) {
+  if (are_aligned_rows(columns, x, weight, y)) {
     start(rms_norm_rows<T, kVector<T>>, kVector<T>);
   } else {
     start(rms_norm_rows<T, 1>, 1);
@@ -108,7 +108,7 @@ void rms_norm_backward(const T* dy, const T* x, const float* weight, const float
     launch(kernel, blocks_for(num_partial_rows(rows, columns)), threads_for(columns / width),
            stream, dy, x, weight, rstd, dx, partial, rows, columns);
   };
-  if (has_vectors(columns, dy, x, weight, dx, partial)) {
+  if (are_aligned_rows(columns, dy, x, weight, dx, partial)) {
     start(rms_norm_backward_rows<T, kVector<T>, kKeptChunks>, kVector<T>);
   } else {
     start(rms_norm_backward_rows<T, 1, kKeptChunks>, 1);
