@@ -3,6 +3,7 @@
 // before, lies within a frame that has to stay, and must be the same for any order of threads.
 #include "ops/cuda_emulation.h"
 // Then the kernels.
+#include "ops/cuda/cross_entropy.cu"
 #include "ops/cuda/rms_norm.cu"
 #include "ops/cuda/rope.cu"
 #include "ops/cuda/swiglu.cu"
@@ -228,6 +229,92 @@ TEST(CudaKernels, SwigluIsThatOfThePlainOperator) {
       expect_close(got[2], expected.gradients[1], dtype);
     }
   });
+}
+
+struct LossAndGradient {
+  Tensor losses, gradient;
+};
+
+LossAndGradient cross_entropy(const Tensor& logits, const Tensor& targets, double scale,
+                              int64_t shift = 0) {
+  const int64_t rows = logits.size(0), vocab = logits.size(1);
+  const Tensor factor = torch::full({}, scale);
+  const auto got = run(
+      {{{rows}, torch::kFloat32}, {{rows, vocab}, logits.scalar_type()}, {{rows}, torch::kFloat32}},
+      shift, [&](const Tensors& out) {
+        out[1].copy_(logits);
+        with_element(logits.scalar_type(), [&](auto element) {
+          using T = decltype(element);
+          const int64_t* target = data<int64_t>(targets);
+          kernels::cross_entropy(data<T>(out[1]), target, -100, nullptr, data<float>(out[0]), rows,
+                                 vocab, {});
+          EXPECT_TRUE(torch::equal(out[1], logits)) << "without a scale the logits stay";
+          kernels::cross_entropy(data<T>(out[1]), target, -100, data<float>(factor),
+                                 data<float>(out[2]), rows, vocab, {});
+        });
+      });
+  EXPECT_TRUE(torch::equal(got[0], got[2])) << "the loss depends on whether there is a gradient";
+  return {got[2], got[1]};
+}
+
+TEST(CudaKernels, CrossEntropyIsThatOfThePlainOperator) {
+  over_elements([](torch::ScalarType dtype, int64_t shift) {
+    for (const int64_t vocab : kColumns) {
+      SCOPED_TRACE(::testing::Message() << vocab << " columns");
+      const Tensor logits = (5 * torch::randn({4, vocab})).to(dtype);
+      const Tensor targets = torch::randint(vocab, {4});
+      targets[0] = 0;
+      targets[1] = vocab - 1;
+      targets[2] = -100;
+      const auto got = cross_entropy(logits, targets, 0.25, shift);
+      const auto loss_of = [&](const Tensors& t) {
+        return torch::nll_loss(torch::log_softmax(t[0], -1), targets, {}, at::Reduction::None,
+                               -100);
+      };
+      const auto expected =
+          evaluate(loss_of, to_double({logits}), torch::full({4}, 0.25, torch::kFloat64));
+      expect_close(got.losses, expected.value, torch::kFloat32);
+      // Of a column each, not of the typical one, which is next to nothing.
+      const Tensor off = (got.gradient.to(torch::kFloat64) - expected.gradients[0]).abs();
+      const double tolerance = dtype == torch::kBFloat16 ? 4e-3 : 1e-5;
+      const Tensor bound = tolerance * expected.gradients[0].abs() + 1e-7;
+      EXPECT_TRUE(off.le(bound).all().item<bool>()) << "off by " << off.max().item<double>();
+      EXPECT_TRUE(got.gradient[2].eq(0).all().item<bool>());
+    }
+  });
+}
+
+TEST(CudaKernels, CrossEntropyHoldsAtTheEndsOfTheRange) {
+  Tensor logits = torch::full({2, 300}, -INFINITY);
+  logits[0][7] = 3e38f;
+  logits[1].fill_(-3e38f);
+  const auto got = cross_entropy(logits, torch::full({2}, 7, torch::kInt64), 1);
+  EXPECT_EQ(got.losses[0].item<float>(), 0);
+  EXPECT_TRUE(got.gradient[0].eq(0).all().item<bool>());
+  EXPECT_FLOAT_EQ(got.losses[1].item<float>(), std::log(300.0f));
+}
+
+TEST(CudaKernels, CrossEntropyOfNonFiniteLogitsOrUnknownTargetsIsNotFinite) {
+  const Tensor known = torch::full({1}, 2, torch::kInt64);
+  for (const float value : {NAN, INFINITY}) {
+    Tensor logits = torch::randn({1, 257});
+    logits[0][200] = value;
+    Tensor loss = torch::zeros({1}), scale = torch::ones({1});
+    kernels::cross_entropy(data<float>(logits), data<int64_t>(known), -100, data<float>(scale),
+                           data<float>(loss), 1, 257, {});
+    EXPECT_FALSE(std::isfinite(loss.item<float>())) << value;
+  }
+  for (const int64_t target : {int64_t{-1}, int64_t{257}, int64_t{1} << 40}) {
+    for (const bool has_scale : {false, true}) {
+      Tensor logits = torch::randn({1, 257}), loss = torch::zeros({1}), scale = torch::ones({1});
+      const Tensor unknown = torch::full({1}, target, torch::kInt64);
+      kernels::cross_entropy(data<float>(logits), data<int64_t>(unknown), -100,
+                             has_scale ? data<float>(scale) : nullptr, data<float>(loss), 1, 257,
+                             {});
+      EXPECT_TRUE(std::isnan(loss.item<float>())) << target;
+      EXPECT_EQ(logits.isnan().all().item<bool>(), has_scale);
+    }
+  }
 }
 
 TEST(CudaKernels, AGridOfFewThreadsTakesEveryElement) {

@@ -91,25 +91,35 @@ __device__ inline void for_each_pack(int64_t count, F&& f) {
   for (int64_t i = num_packs * kWidth + thread; i < count; i += num_threads) f(Width<1>{}, i);
 }
 
-// ---- sums
+// ---- sums and maxima over a block
 
-/// The block's sum, in every thread; in an order that depends on the block's size alone. All
-/// threads of a block call it, whole warps of them.
-template <class F>
-__device__ inline F block_sum(F value) {
-  __shared__ F sums[kMaxThreads / kWarp];
+/// All threads' values, combined in an order that depends on the block's size alone; the result is
+/// in every thread. All threads of a block call it, whole warps of them.
+template <class V, class Combine>
+__device__ inline V block_reduce(V value, Combine combine) {
+  __shared__ V of_warps[kMaxThreads / kWarp];
 #pragma unroll
   for (int lanes = kWarp / 2; lanes > 0; lanes /= 2) {
-    value += __shfl_xor_sync(kAllLanes, value, lanes);
+    value = combine(value, __shfl_xor_sync(kAllLanes, value, lanes));
   }
   const int num_warps = static_cast<int>(blockDim.x) / kWarp;
   if (num_warps == 1) return value;
-  __syncthreads();  // until nobody reads the sums of the call before
-  if (threadIdx.x % kWarp == 0) sums[threadIdx.x / kWarp] = value;
+  __syncthreads();  // until nobody reads those of the call before
+  if (threadIdx.x % kWarp == 0) of_warps[threadIdx.x / kWarp] = value;
   __syncthreads();
-  F sum = 0;
-  for (int warp = 0; warp < num_warps; ++warp) sum += sums[warp];
-  return sum;
+  value = of_warps[0];
+  for (int warp = 1; warp < num_warps; ++warp) value = combine(value, of_warps[warp]);
+  return value;
+}
+
+template <class V>
+__device__ inline V block_sum(V value) {
+  return block_reduce(value, [](V a, V b) { return a + b; });
+}
+
+/// Passes over NaN.
+__device__ inline float block_maximum(float value) {
+  return block_reduce(value, [](float a, float b) { return fmaxf(a, b); });
 }
 
 // ---- launches, on the host

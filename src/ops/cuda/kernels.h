@@ -56,4 +56,11 @@ template <class T>
 void swiglu_backward(const T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t count,
                      Stream stream);
 
+/// The loss of every row of logits [rows, vocab], in losses [rows]. Where `scale` is given, one
+/// number on the device, the logits become scale · (softmax − one_hot(target)). Where a target is
+/// `ignored`, both are 0; where it lies outside [0, vocab), which nobody has checked, both are NaN.
+template <class T>
+void cross_entropy(T* logits, const int64_t* targets, int64_t ignored, const float* scale,
+                   float* losses, int64_t rows, int64_t vocab, Stream stream);
+
 }  // namespace crnet::CRNET_CUDA_NAMESPACE
