@@ -4,6 +4,7 @@
 #include "ops/cuda_emulation.h"
 // Then the kernels.
 #include "ops/cuda/cross_entropy.cu"
+#include "ops/cuda/low_rank_residual.cu"
 #include "ops/cuda/rms_norm.cu"
 #include "ops/cuda/rope.cu"
 #include "ops/cuda/swiglu.cu"
@@ -11,6 +12,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include "crnet/ops/low_rank_residual.h"
 #include "crnet/ops/rms_norm.h"
 #include "crnet/ops/rope.h"
 #include "crnet/ops/swiglu.h"
@@ -315,6 +317,58 @@ TEST(CudaKernels, CrossEntropyOfNonFiniteLogitsOrUnknownTargetsIsNotFinite) {
       EXPECT_EQ(logits.isnan().all().item<bool>(), has_scale);
     }
   }
+}
+
+TEST(CudaKernels, SignedScaleIsThatOfTheOperator) {
+  for (const float value : {0.0f, -0.0f, 0.5f, -0.5f, -1e-9f}) {
+    const Tensor beta = torch::full({}, value);
+    const auto got = run({{{2}, torch::kFloat32}}, 0, [&](const Tensors& out) {
+      kernels::signed_scale(data<float>(beta), 1e-6f, data<float>(out[0]), {});
+    });
+    EXPECT_TRUE(torch::equal(got[0][0], signed_scale(beta, 1e-6))) << value;
+    EXPECT_EQ(got[0][1].item<float>(), 1);
+  }
+}
+
+TEST(CudaKernels, ScaleAndDotAreThoseOfThePlainOperators) {
+  over_elements([](torch::ScalarType dtype, int64_t shift) {
+    for (const int64_t count : {0, 1, 3, 31, 32, 33, 2051, 40007}) {
+      SCOPED_TRACE(::testing::Message() << count << " elements");
+      const Tensor dy = shifted(torch::randn({count}).to(dtype), shift);
+      const Tensor y_prev = torch::rand({count}).to(dtype), c = torch::full({}, -1.003f);
+      Tensor partial = torch::full({kernels::kDotPartials}, NAN);
+      const auto got =
+          run({{{count}, dtype}, {{}, torch::kFloat32}}, shift, [&](const Tensors& out) {
+            with_element(dtype, [&](auto element) {
+              using T = decltype(element);
+              kernels::scale_and_dot(data<T>(dy), data<T>(y_prev), data<float>(c), data<T>(out[0]),
+                                     data<float>(partial), data<float>(out[1]), count, {});
+            });
+          });
+      const Tensor wide = dy.to(torch::kFloat64);
+      EXPECT_TRUE(torch::equal(got[0], (dy.to(torch::kFloat32) * c).to(dtype)));
+      const double terms = (wide * y_prev).abs().sum().item<double>();
+      EXPECT_NEAR(got[1].item<double>(), (wide * y_prev).sum().item<double>(), 1e-6 * terms);
+    }
+  });
+}
+
+TEST(CudaKernels, SubtractAndDivideIsThatOfThePlainOperators) {
+  over_elements([](torch::ScalarType dtype, int64_t shift) {
+    for (const int64_t count : {0, 1, 3, 31, 32, 33, 2051}) {
+      const Tensor y = shifted(torch::randn({count}).to(dtype), shift);
+      const Tensor product = torch::randn({count}).to(dtype);
+      const auto got = run({{{count}, dtype}}, shift, [&](const Tensors& out) {
+        out[0].copy_(product);
+        with_element(dtype, [&](auto element) {
+          using T = decltype(element);
+          kernels::subtract_and_divide(data<T>(y), data<T>(out[0]), 0.7f, count, {});
+        });
+      });
+      const Tensor difference = y.to(torch::kFloat32) - product;
+      EXPECT_TRUE(torch::equal(got[0], (difference / torch::full({}, 0.7f)).to(dtype)));
+    }
+  });
 }
 
 TEST(CudaKernels, AGridOfFewThreadsTakesEveryElement) {

@@ -63,4 +63,17 @@ template <class T>
 void cross_entropy(T* logits, const int64_t* targets, int64_t ignored, const float* scale,
                    float* losses, int64_t rows, int64_t vocab, Stream stream);
 
+/// scales[0] = c(β) as signed_scale() has it, and scales[1] = 1: cuBLAS wants both on the device.
+void signed_scale(const float* beta, float epsilon, float* scales, Stream stream);
+
+/// Partial sums that scale_and_dot wants memory for.
+inline constexpr int64_t kDotPartials = 1024;
+/// dx = c · dy and dot = Σ dy · y_prev, with c and dot on the device.
+template <class T>
+void scale_and_dot(const T* dy, const T* y_prev, const float* c, T* dx, float* partial, float* dot,
+                   int64_t count, Stream stream);
+/// product = (y − product) / c.
+template <class T>
+void subtract_and_divide(const T* y, T* product, float c, int64_t count, Stream stream);
+
 }  // namespace crnet::CRNET_CUDA_NAMESPACE
