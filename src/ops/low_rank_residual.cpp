@@ -138,8 +138,34 @@ Tensor scale_of(const Tensor& beta, double epsilon) {
   return scales.select(0, 0);
 }
 
+// As it is, or a copy at an address that is aligned to 16 bytes.
+Tensor packed(const Tensor& t) {
+  const Tensor matrix = as_matrix(t).contiguous();
+  return reinterpret_cast<uintptr_t>(matrix.const_data_ptr()) % 16 == 0 ? matrix : matrix.clone();
+}
+
+// Undefined where cuBLASLt does not have these sizes or dtypes. c as scale_of() makes it.
+Tensor residual_product_cuda(const Tensor& low, const Tensor& b, const Tensor& y_prev,
+                             const Tensor& c) {
+  const Tensor left = packed(low), right = packed(b), addend = packed(y_prev);
+  if (!cuda::takes(left, right, addend) || !cuda::takes_with_fp32(left, c)) return {};
+  Tensor y = torch::empty_like(addend);  // [N, out]
+  bool done = false;
+  cuda::with_stream(y, [&](auto element, cuda::Stream stream) {
+    using T = decltype(element);
+    done = cuda::residual_product(cuda::const_data<T>(left), cuda::const_data<T>(right),
+                                  cuda::const_data<T>(addend), cuda::const_data<float>(c),
+                                  cuda::data<T>(y), y.size(0), left.size(1), y.size(1), stream);
+  });
+  return done ? y.view(y_prev.sizes()) : Tensor();
+}
+
 // c Y_prev + low B. low [N, R], b [R, out] and y_prev of one dtype.
 Tensor residual_product(const Tensor& low, const Tensor& b, const Tensor& y_prev, const Tensor& c) {
+  if (low.is_cuda()) {
+    const Tensor fused = residual_product_cuda(low, b, y_prev, c);
+    if (fused.defined()) return fused;
+  }
   Tensor y = scale(as_matrix(y_prev), c);  // [N, out]
   add_product(y, low, b);
   return y.view_as(y_prev);
