@@ -63,6 +63,15 @@ if(CRNET_CUDA)
   endif()
 endif()
 
+# Tells a target's sources of the kernels, and lets them see CUDA's headers.
+function(crnet_see_cuda target)
+  if(CRNET_CUDA_KERNELS)
+    target_compile_definitions(${target} PRIVATE CRNET_CUDA)
+    target_include_directories(${target} SYSTEM PRIVATE ${CRNET_CUBLAS_INCLUDE_DIR}
+      ${CRNET_CUSOLVER_INCLUDE_DIR} ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  endif()
+endfunction()
+
 function(crnet_cuda_kernels layer)
   if(NOT CRNET_CUDA_KERNELS)
     return()
@@ -76,10 +85,7 @@ function(crnet_cuda_kernels layer)
   target_compile_options(${target} PRIVATE -Xcompiler=-Wall,-Wextra
     $<$<BOOL:${CRNET_WARNINGS_AS_ERRORS}>:-Werror=all-warnings>)
   target_sources(crnet_${layer} PRIVATE ${callers})
-  target_compile_definitions(crnet_${layer} PRIVATE CRNET_CUDA)
-  target_include_directories(crnet_${layer} SYSTEM PRIVATE ${CRNET_CUBLAS_INCLUDE_DIR}
-                                                           ${CRNET_CUSOLVER_INCLUDE_DIR}
-                                                           ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+  crnet_see_cuda(crnet_${layer})
   set_property(TARGET crnet_${layer} APPEND PROPERTY CRNET_CLOSURE ${target})
   set_property(TARGET crnet_${layer} APPEND PROPERTY CRNET_LINKS LibTorch::CUDA)
 endfunction()
