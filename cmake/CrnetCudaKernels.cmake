@@ -29,9 +29,11 @@ endfunction()
 
 set(CRNET_CUDA_KERNELS OFF)
 if(CRNET_CUDA)
-  find_program(CRNET_NVCC nvcc HINTS $ENV{CUDACXX} $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin
-                                     /usr/local/cuda/bin)
-  get_filename_component(_toolkit "${CRNET_NVCC}" DIRECTORY)
+  get_filename_component(_folder "$ENV{CUDACXX}" DIRECTORY)
+  find_program(CRNET_NVCC nvcc HINTS "${_folder}" $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin
+                               PATHS /usr/local/cuda/bin)
+  get_filename_component(_toolkit "${CRNET_NVCC}" REALPATH)
+  get_filename_component(_toolkit "${_toolkit}" DIRECTORY)
   file(GLOB _cuda_includes "${LibTorch_ROOT_DIR}/../nvidia/*/include")
   list(PREPEND _cuda_includes "${_toolkit}/../include")
   find_path(CRNET_CUBLAS_INCLUDE_DIR cublasLt.h HINTS ${_cuda_includes})
@@ -42,7 +44,7 @@ if(CRNET_CUDA)
     set(ENV{CUDACXX} "${CRNET_NVCC}")
     set(CMAKE_CUDA_HOST_COMPILER "${CMAKE_CXX_COMPILER}")
     set(CMAKE_CUDA_ARCHITECTURES "${CRNET_CUDA_ARCHITECTURES}")
-    # The runtime is LibTorch's shared one: a second, static one would have contexts of its own.
+    # The runtime is LibTorch's shared one: a second, static one would keep state of its own.
     set(CMAKE_CUDA_RUNTIME_LIBRARY None)
     set(CMAKE_CUDA_STANDARD 17)  # CMake 3.25 does not know how to ask nvcc for 20
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
@@ -52,14 +54,14 @@ if(CRNET_CUDA)
       enable_language(CUDA)
       set(CRNET_CUDA_KERNELS ON)
     else()
-      set(_missing "an nvcc that works, got ${CRNET_NVCC}")
+      set(_missing "an nvcc that works (${CRNET_NVCC} does not)")
     endif()
   endif()
   if(_missing AND NOT CRNET_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "CRNET_CUDA=ON: expected ${_missing}, found none; CRNET_CUDA=OFF leaves "
                         "GPUs to LibTorch's operators")
   elseif(_missing AND LibTorch_CUDA)
-    message(STATUS "No CUDA kernels: there is no ${_missing}")
+    message(STATUS "No CUDA kernels: expected ${_missing}, found none")
   endif()
 endif()
 
