@@ -2,9 +2,12 @@
 // turn within one process; medians over the rounds, as a Markdown table.
 #include <torch/torch.h>
 
+#include <cxxopts.hpp>
+
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <exception>
 #include <functional>
 #include <string>
 #include <vector>
@@ -22,13 +25,23 @@ namespace {
 using torch::Tensor;
 using Operator = std::function<Tensor()>;
 constexpr int kRounds = 15, kWarmUp = 2;
-constexpr int64_t kBatch = 8, kLength = 256, kTokens = kBatch * kLength;
+constexpr int64_t kLength = 256;
 constexpr int64_t kHidden = 512, kHeads = 8, kMlp = 1376, kRank = 128, kVocabulary = 32000;
 
-double milliseconds(const Operator& f) {
+struct Arguments {
+  torch::Device device = torch::kCPU;
+  int64_t batch = 8;
+};
+
+double milliseconds(const Operator& f, torch::Device device) {
+  const auto wait = [&] {
+    if (device.is_cuda()) torch::cuda::synchronize(device.index());
+  };
+  wait();
   const auto begin = std::chrono::steady_clock::now();
   const Tensor y = f();
   y.backward(torch::ones_like(y));
+  wait();
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
       .count();
 }
@@ -38,68 +51,101 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-void compare(const char* name, const char* dtype, const Operator& fused, const Operator& plain) {
+void compare(const char* name, const char* dtype, torch::Device device, const Operator& fused,
+             const Operator& plain) {
   std::vector<double> fused_ms, plain_ms, ratios;
   for (int round = -kWarmUp; round < kRounds; ++round) {
-    const double a = milliseconds(fused), b = milliseconds(plain);
+    const double a = milliseconds(fused, device), b = milliseconds(plain, device);
     if (round < 0) continue;
     fused_ms.push_back(a);
     plain_ms.push_back(b);
     ratios.push_back(b / a);
   }
   const auto [least, most] = std::minmax_element(ratios.begin(), ratios.end());
-  std::printf("| %s | %s | %.2f | %.2f | %.2f [%.2f–%.2f] |\n", name, dtype, median(fused_ms),
+  std::printf("| %s | %s | %.3f | %.3f | %.2f [%.2f–%.2f] |\n", name, dtype, median(fused_ms),
               median(plain_ms), median(ratios), *least, *most);
 }
 
-void compare_all(torch::ScalarType dtype) {
+void compare_all(const Arguments& arguments, torch::ScalarType dtype) {
   const std::string precision = crnet::dtype_name(dtype);
   const char* p = precision.c_str();
-  const auto activation = [dtype](std::vector<int64_t> sizes) {
-    return torch::randn(sizes).to(dtype).requires_grad_();
+  const torch::Device on = arguments.device;
+  const int64_t tokens = arguments.batch * kLength;
+  const auto compare = [&](const char* name, const Operator& fused, const Operator& plain) {
+    ::compare(name, p, on, fused, plain);
   };
-  const auto weight = [](std::vector<int64_t> sizes) {
-    return torch::randn(sizes).requires_grad_();
+  const auto activation = [&](std::vector<int64_t> sizes) {
+    return torch::randn(sizes, on).to(dtype).requires_grad_();
   };
-  const Tensor x = activation({kTokens, kHidden}), y = activation({kTokens, kMlp});
-  const Tensor z = activation({kTokens, kMlp}), w = weight({kHidden});
+  const auto weight = [&](std::vector<int64_t> sizes) {
+    return torch::randn(sizes, on).requires_grad_();
+  };
+  const Tensor x = activation({tokens, kHidden}), y = activation({tokens, kMlp});
+  const Tensor z = activation({tokens, kMlp}), w = weight({kHidden});
   const Tensor A = weight({kHidden, kRank}), B = weight({kRank, kMlp}), beta = weight({});
   compare(
-      "low-rank residual", p, [&] { return crnet::low_rank_residual(x, A, B, y, beta, 1e-6); },
+      "low-rank residual", [&] { return crnet::low_rank_residual(x, A, B, y, beta, 1e-6); },
       [&] { return crnet::plain::low_rank_residual(x, A, B, y, beta, 1e-6); });
   compare(
-      "RMSNorm", p, [&] { return crnet::rms_norm(x, w, 1e-6); },
+      "RMSNorm", [&] { return crnet::rms_norm(x, w, 1e-6); },
       [&] { return crnet::plain::rms_norm(x, w, 1e-6); });
   compare(
-      "SwiGLU", p, [&] { return crnet::swiglu(y, z); }, [&] { return crnet::plain::swiglu(y, z); });
-  const auto heads = [&] { return activation({kBatch, kLength, kHeads, kHidden / kHeads}); };
+      "SwiGLU", [&] { return crnet::swiglu(y, z); }, [&] { return crnet::plain::swiglu(y, z); });
+  const auto heads = [&] {
+    return activation({arguments.batch, kLength, kHeads, kHidden / kHeads});
+  };
   const Tensor q = heads(), k = heads(), v = heads();
   const auto table = crnet::rope_table(kLength, kHidden / kHeads, 10000.0);
+  const Tensor cosine = table.cosine.to(on), sine = table.sine.to(on);
   compare(
-      "RoPE", p, [&] { return crnet::rope(q, table.cosine, table.sine); },
-      [&] { return crnet::plain::rope(q, table.cosine, table.sine); });
+      "RoPE", [&] { return crnet::rope(q, cosine, sine); },
+      [&] { return crnet::plain::rope(q, cosine, sine); });
   compare(
-      "attention", p, [&] { return crnet::causal_attention(q, k, v); },
+      "attention", [&] { return crnet::causal_attention(q, k, v); },
       [&] { return crnet::plain::causal_attention(q, k, v); });
   // As after initialisation: larger logits would leave a single probability that is not zero.
-  const Tensor head = torch::randn({kVocabulary, kHidden}).mul_(0.02).requires_grad_();
-  const Tensor targets = torch::randint(kVocabulary, {kTokens});
+  const Tensor head = torch::randn({kVocabulary, kHidden}, on).mul_(0.02).requires_grad_();
+  const Tensor targets = torch::randint(kVocabulary, {tokens}).to(on);
   compare(
-      "head and cross entropy", p, [&] { return crnet::linear_cross_entropy(x, head, targets); },
+      "head and cross entropy", [&] { return crnet::linear_cross_entropy(x, head, targets); },
       [&] { return crnet::plain::linear_cross_entropy(x, head, targets); });
 }
 
-}  // namespace
-
-int main() {
-  crnet::keep_freed_memory();
-  const auto runtime = crnet::select_runtime({});
+void run(int argc, char** argv) {
+  cxxopts::Options options("crnet_bench_operators", "Fused operators against plain ones.");
+  // clang-format off
+  options.add_options()
+      ("device", "cpu or cuda", cxxopts::value<std::string>()->default_value("cpu"))
+      ("batch", "sequences of 256 tokens", cxxopts::value<int64_t>()->default_value("8"))
+      ("help", "print this");
+  // clang-format on
+  const auto parsed = options.parse(argc, argv);
+  if (parsed.count("help") > 0) {
+    std::printf("%s", options.help().c_str());
+    return;
+  }
+  const Arguments arguments{torch::Device(parsed["device"].as<std::string>()),
+                            parsed["batch"].as<int64_t>()};
+  auto runtime = crnet::select_runtime({});
+  runtime.device = arguments.device;
   std::printf("%s; %ld tokens, C %ld, F %ld, r %ld, V %ld; forward and backward, median of %d\n\n",
-              crnet::describe(runtime).c_str(), static_cast<long>(kTokens),
+              crnet::describe(runtime).c_str(), static_cast<long>(arguments.batch * kLength),
               static_cast<long>(kHidden), static_cast<long>(kMlp), static_cast<long>(kRank),
               static_cast<long>(kVocabulary), kRounds);
   std::printf(
       "| operator | dtype | fused ms | plain ms | plain / fused |\n|---|---|---|---|---|\n");
-  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) compare_all(dtype);
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) compare_all(arguments, dtype);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  crnet::keep_freed_memory();
+  try {
+    run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "crnet_bench_operators: %s\n", error.what());
+    return 1;
+  }
   return 0;
 }

@@ -6,7 +6,9 @@
 # `python3 -c 'import torch; print(torch.utils.cmake_prefix_path)'`, or the folder that a LibTorch
 # archive unpacks to).
 #
-# Result: target LibTorch::LibTorch; LibTorch_ROOT_DIR, LibTorch_VERSION, LibTorch_CUDA.
+# Result: target LibTorch::LibTorch; LibTorch_ROOT_DIR, LibTorch_VERSION, LibTorch_CUDA. For code that
+# calls CUDA itself: target LibTorch::CUDA (its part in c10, and the very runtime and cuBLASLt that
+# LibTorch loads), LibTorch_CUDA_MAJOR (where they lie beside it).
 
 find_path(LibTorch_INCLUDE_DIR torch/csrc/api/include/torch/torch.h
           PATH_SUFFIXES include ../../include
@@ -34,6 +36,26 @@ if(NOT LibTorch_OpenMP_LIBRARY)
   set(LibTorch_OpenMP_LIBRARY ${OpenMP_CXX_LIBRARIES})
 endif()
 
+# CUDA's own libraries come with LibTorch (in an archive its own folder, of a Python package the
+# neighbouring ones), or else from a toolkit.
+unset(LibTorch_CUDA_MAJOR)
+if(LibTorch_torch_cuda_LIBRARY)
+  foreach(library cudart cublasLt)
+    file(GLOB _beside "${LibTorch_ROOT_DIR}/lib/lib${library}[-.]*so*"
+                      "${LibTorch_ROOT_DIR}/../nvidia/*/lib/lib${library}.so*")
+    if(_beside)
+      list(GET _beside 0 _first)
+      set(LibTorch_${library}_LIBRARY "${_first}" CACHE FILEPATH "CUDA library that LibTorch loads")
+    endif()
+    find_library(LibTorch_${library}_LIBRARY ${library}
+                 HINTS $ENV{CUDA_HOME}/lib64 $ENV{CUDA_PATH}/lib64 /usr/local/cuda/lib64)
+    mark_as_advanced(LibTorch_${library}_LIBRARY)
+  endforeach()
+  if(LibTorch_cudart_LIBRARY MATCHES "\\.so\\.([0-9]+)")
+    set(LibTorch_CUDA_MAJOR ${CMAKE_MATCH_1})
+  endif()
+endif()
+
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(LibTorch
   REQUIRED_VARS LibTorch_torch_cpu_LIBRARY LibTorch_c10_LIBRARY LibTorch_INCLUDE_DIR
@@ -56,5 +78,11 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
     INTERFACE_INCLUDE_DIRECTORIES
       "${LibTorch_INCLUDE_DIR};${LibTorch_INCLUDE_DIR}/torch/csrc/api/include"
     INTERFACE_LINK_LIBRARIES "${_libraries}")
+endif()
+if(LibTorch_FOUND AND LibTorch_c10_cuda_LIBRARY AND LibTorch_cudart_LIBRARY AND
+   LibTorch_cublasLt_LIBRARY AND NOT TARGET LibTorch::CUDA)
+  add_library(LibTorch::CUDA INTERFACE IMPORTED)
+  set_target_properties(LibTorch::CUDA PROPERTIES INTERFACE_LINK_LIBRARIES
+    "LibTorch::LibTorch;${LibTorch_c10_cuda_LIBRARY};${LibTorch_cudart_LIBRARY};${LibTorch_cublasLt_LIBRARY}")
 endif()
 mark_as_advanced(LibTorch_INCLUDE_DIR)

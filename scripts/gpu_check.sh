@@ -114,6 +114,9 @@ bench_recompute() {
 
 check() {
   configure || return 1
+  local nvcc
+  nvcc=$(cached "$BUILD" CMAKE_CUDA_COMPILER)
+  report "- CUDA kernels: ${nvcc:-none, there is no nvcc of the CUDA of PyTorch}"
   part build 260 cmake --build "$BUILD" || return 1
   part test 150 ctest --test-dir "$BUILD" --output-on-failure --timeout 90 -j 4 || true
   rm -rf "$BUILD/data"
@@ -126,6 +129,7 @@ check() {
   train cuda-bf16 40 100 train.device=cuda train.precision=bf16 || true
   part generate 20 "$BUILD/crnet" generate "$BUILD/runs/cuda-bf16/checkpoints/step-00000100" \
     --prompt 'The tensor' --max-tokens 40 --seed 1 || true
+  part operators 30 "$BUILD/benchmarks/crnet_bench_operators" --device cuda --batch 64 || true
   # Fewer blocks than a 7B model has, so that keeping everything fits as well.
   bench_recompute 1b 60 --batch 8 --length 2048 || true
   bench_recompute 7b 60 --batch 4 --length 2048 --set model.r=512 --set model.num_layers=8 || true
@@ -146,7 +150,7 @@ torch=$(find_torch_of_python) || die "[torch] expected PyTorch in $PYTHON, found
 write_head
 check || true
 write_comparison || failed+=(comparison)
-for name in recompute-1b recompute-7b; do
+for name in operators recompute-1b recompute-7b; do
   if [[ " ${failed[*]} " != *" $name "* && -s $BUILD/$name.log ]]; then
     report '' "## $name" '' "$(cat "$BUILD/$name.log")" ''
   fi

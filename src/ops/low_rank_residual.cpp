@@ -4,6 +4,7 @@
 
 #include "crnet/core/error.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
 #include "ops/product.h"
 
@@ -69,9 +70,27 @@ CrossLayerGradients cross_layer_backward_cpu(const Tensor& dy, const Tensor& y_p
   return {dy_prev, torch::full({}, sum, c.options())};
 }
 
+// The same on a GPU, where c and dβ stay.
+CrossLayerGradients cross_layer_backward_cuda(const Tensor& dy, const Tensor& y_prev,
+                                              const Tensor& c) {
+  CrossLayerGradients gradients{torch::empty_like(dy), torch::empty({}, c.options())};
+  Tensor partial = torch::empty({cuda::kDotPartials}, c.options());
+  cuda::with_stream(dy, [&](auto element, cuda::Stream stream) {
+    using T = decltype(element);
+    cuda::scale_and_dot(cuda::const_data<T>(dy), cuda::const_data<T>(y_prev),
+                        cuda::const_data<float>(c), cuda::data<T>(gradients.y_prev),
+                        cuda::data<float>(partial), cuda::data<float>(gradients.beta), dy.numel(),
+                        stream);
+  });
+  return gradients;
+}
+
 CrossLayerGradients cross_layer_backward(const Tensor& dy, const Tensor& y_prev, const Tensor& c) {
   if (cpu::takes(dy, y_prev) && c.device().is_cpu()) {
     return cross_layer_backward_cpu(dy, y_prev, c);
+  }
+  if (cuda::takes(dy, y_prev) && cuda::takes_with_fp32(dy, c)) {
+    return cross_layer_backward_cuda(dy, y_prev, c);
   }
   const Tensor dbeta = (dy.to(c.scalar_type()) * y_prev).sum();
   return {scaled(dy, c), dbeta};
@@ -79,6 +98,14 @@ CrossLayerGradients cross_layer_backward(const Tensor& dy, const Tensor& y_prev,
 
 // (y − product) / c, where product was, in fp32 or wider and rounded once.
 void subtract_and_divide(const Tensor& y, Tensor& product, double c) {
+  if (cuda::takes(y, product)) {
+    cuda::with_stream(y, [&](auto element, cuda::Stream stream) {
+      using T = decltype(element);
+      cuda::subtract_and_divide(cuda::const_data<T>(y), cuda::data<T>(product),
+                                static_cast<float>(c), y.numel(), stream);
+    });
+    return;
+  }
   if (!cpu::takes(y, product)) {
     const auto wide = y.scalar_type() == torch::kFloat64 ? torch::kFloat64 : torch::kFloat32;
     product.copy_((y.to(wide) - product) / c);
@@ -94,8 +121,45 @@ void subtract_and_divide(const Tensor& y, Tensor& product, double c) {
   });
 }
 
+// c(β) without a graph; on a GPU in one launch, and with a 1 behind it in memory.
+Tensor scale_of(const Tensor& beta, double epsilon) {
+  if (!cuda::takes_with_fp32(beta, beta)) return signed_scale(beta, epsilon);
+  Tensor scales = torch::empty({2}, beta.options());
+  cuda::with_stream(beta, [&](auto /*element*/, cuda::Stream stream) {
+    cuda::signed_scale(cuda::const_data<float>(beta), static_cast<float>(epsilon),
+                       cuda::data<float>(scales), stream);
+  });
+  return scales.select(0, 0);
+}
+
+// As it is, or a copy at an address that is aligned to 16 bytes.
+Tensor packed(const Tensor& t) {
+  const Tensor matrix = as_matrix(t).contiguous();
+  return reinterpret_cast<uintptr_t>(matrix.const_data_ptr()) % 16 == 0 ? matrix : matrix.clone();
+}
+
+// Undefined where cuBLASLt does not have these sizes or dtypes. c as scale_of() makes it.
+Tensor residual_product_cuda(const Tensor& low, const Tensor& b, const Tensor& y_prev,
+                             const Tensor& c) {
+  const Tensor left = packed(low), right = packed(b), addend = packed(y_prev);
+  if (!cuda::takes(left, right, addend) || !cuda::takes_with_fp32(left, c)) return {};
+  Tensor y = torch::empty_like(addend);  // [N, out]
+  bool done = false;
+  cuda::with_stream(y, [&](auto element, cuda::Stream stream) {
+    using T = decltype(element);
+    done = cuda::residual_product(cuda::const_data<T>(left), cuda::const_data<T>(right),
+                                  cuda::const_data<T>(addend), cuda::const_data<float>(c),
+                                  cuda::data<T>(y), y.size(0), left.size(1), y.size(1), stream);
+  });
+  return done ? y.view(y_prev.sizes()) : Tensor();
+}
+
 // c Y_prev + low B. low [N, R], b [R, out] and y_prev of one dtype.
 Tensor residual_product(const Tensor& low, const Tensor& b, const Tensor& y_prev, const Tensor& c) {
+  if (low.is_cuda()) {
+    const Tensor fused = residual_product_cuda(low, b, y_prev, c);
+    if (fused.defined()) return fused;
+  }
   return scaled_plus_product(c, as_matrix(y_prev), low, b).view_as(y_prev);
 }
 
@@ -107,7 +171,7 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
     RECORD_USER_SCOPE("crnet::low_rank_residual");
     const auto dtype = x.scalar_type();
     const Tensor a = A.to(dtype), b = B.to(dtype);
-    const Tensor c = signed_scale(beta, epsilon);
+    const Tensor c = scale_of(beta, epsilon);
     if (!products->low.defined()) products->low = product_of(as_matrix(x), a);
     if (!products->y.defined()) products->y = residual_product(products->low, b, y_prev, c);
     ctx->save_for_backward({x, a, b, products->low, y_prev, c});
@@ -159,7 +223,7 @@ Tensor replay_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor
                                 const Tensor& beta, double epsilon) {
   RECORD_USER_SCOPE("crnet::replay_low_rank_residual");
   const torch::NoGradGuard no_grad;
-  return residual_product(low, B.to(low.scalar_type()), y_prev, signed_scale(beta, epsilon));
+  return residual_product(low, B.to(low.scalar_type()), y_prev, scale_of(beta, epsilon));
 }
 
 Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor& y, double c) {

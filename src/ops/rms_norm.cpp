@@ -4,6 +4,7 @@
 
 #include "crnet/core/error.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
 
 namespace crnet {
@@ -23,7 +24,7 @@ torch::ScalarType wide_type(const Tensor& x) {
   return torch::promote_types(x.scalar_type(), torch::kFloat32);
 }
 
-bool kernel_takes(const Tensor& x, const Tensor& weight) {
+bool cpu_takes(const Tensor& x, const Tensor& weight) {
   return cpu::takes(x) && cpu::takes(weight) && weight.scalar_type() == torch::kFloat32;
 }
 
@@ -43,10 +44,28 @@ Normed forward_cpu(const Tensor& x, const Tensor& weight, double epsilon) {
   return {y, rstd};
 }
 
+Normed forward_cuda(const Tensor& x, const Tensor& weight, double epsilon) {
+  const int64_t columns = x.size(-1), rows = x.numel() / std::max<int64_t>(columns, 1);
+  Normed normed{torch::empty_like(x), torch::empty({rows}, x.options().dtype(torch::kFloat32))};
+  cuda::with_stream(x, [&](auto element, cuda::Stream stream) {
+    using T = decltype(element);
+    cuda::rms_norm(cuda::const_data<T>(x), cuda::const_data<float>(weight), cuda::data<T>(normed.y),
+                   cuda::data<float>(normed.rstd), rows, columns, static_cast<float>(epsilon),
+                   stream);
+  });
+  return normed;
+}
+
 Normed forward_plain(const Tensor& x, const Tensor& weight, double epsilon) {
   const Tensor v = x.to(wide_type(x));
   const Tensor rstd = torch::rsqrt(v.square().mean(-1, /*keepdim=*/true) + epsilon);
   return {(v * rstd * weight).to(x.scalar_type()), rstd.flatten()};
+}
+
+Normed forward_on_device(const Tensor& x, const Tensor& weight, double epsilon) {
+  if (cpu_takes(x, weight)) return forward_cpu(x, weight, epsilon);
+  if (cuda::takes_with_fp32(x, weight)) return forward_cuda(x, weight, epsilon);
+  return forward_plain(x, weight, epsilon);
 }
 
 struct Gradients {
@@ -76,6 +95,20 @@ Gradients backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& weight,
   return {dx, partial.sum(0)};
 }
 
+Gradients backward_cuda(const Tensor& dy, const Tensor& x, const Tensor& weight,
+                        const Tensor& rstd) {
+  const int64_t columns = x.size(-1), rows = rstd.numel();
+  Tensor dx = torch::empty_like(x);
+  Tensor partial = torch::empty({cuda::num_partial_rows(rows, columns), columns}, rstd.options());
+  cuda::with_stream(x, [&](auto element, cuda::Stream stream) {
+    using T = decltype(element);
+    cuda::rms_norm_backward(cuda::const_data<T>(dy), cuda::const_data<T>(x),
+                            cuda::const_data<float>(weight), cuda::const_data<float>(rstd),
+                            cuda::data<T>(dx), cuda::data<float>(partial), rows, columns, stream);
+  });
+  return {dx, partial.sum(0)};
+}
+
 Gradients backward_plain(const Tensor& dy, const Tensor& x, const Tensor& weight,
                          const Tensor& rstd) {
   const int64_t columns = x.size(-1);
@@ -87,13 +120,19 @@ Gradients backward_plain(const Tensor& dy, const Tensor& x, const Tensor& weight
   return {dx.to(x.scalar_type()).view_as(x), (g * normed).sum(0).to(weight.scalar_type())};
 }
 
+Gradients backward_on_device(const Tensor& dy, const Tensor& x, const Tensor& weight,
+                             const Tensor& rstd) {
+  if (cpu_takes(x, weight)) return backward_cpu(dy.contiguous(), x, weight, rstd);
+  if (cuda::takes_with_fp32(x, weight)) return backward_cuda(dy.contiguous(), x, weight, rstd);
+  return backward_plain(dy, x, weight, rstd);
+}
+
 class RmsNorm : public torch::autograd::Function<RmsNorm> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
                         double epsilon) {
     RECORD_USER_SCOPE("crnet::rms_norm");
-    const Normed normed = kernel_takes(x, weight) ? forward_cpu(x, weight, epsilon)
-                                                  : forward_plain(x, weight, epsilon);
+    const Normed normed = forward_on_device(x, weight, epsilon);
     ctx->save_for_backward({x, weight, normed.rstd});
     return normed.y;
   }
@@ -102,9 +141,7 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     RECORD_USER_SCOPE("crnet::rms_norm_backward");
     const auto saved = ctx->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
-    const Gradients gradients = kernel_takes(x, weight)
-                                    ? backward_cpu(grad_outputs[0].contiguous(), x, weight, rstd)
-                                    : backward_plain(grad_outputs[0], x, weight, rstd);
+    const Gradients gradients = backward_on_device(grad_outputs[0], x, weight, rstd);
     return {gradients.x, gradients.weight, Tensor()};
   }
 };

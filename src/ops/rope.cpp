@@ -5,6 +5,7 @@
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
 
 namespace crnet {
@@ -35,20 +36,34 @@ Tensor rotate_cpu(const Tensor& x, const Tensor& cosine, const Tensor& sine, flo
   return y;
 }
 
-class RopeCpu : public torch::autograd::Function<RopeCpu> {
+Tensor rotate_cuda(const Tensor& x, const Tensor& cosine, const Tensor& sine, float direction) {
+  Tensor y = torch::empty_like(x);
+  cuda::with_stream(x, [&](auto element, cuda::Stream stream) {
+    using T = decltype(element);
+    cuda::rope(cuda::const_data<T>(x), cuda::const_data<float>(cosine),
+               cuda::const_data<float>(sine), cuda::data<T>(y), x.size(0) * x.size(1), x.size(1),
+               x.size(2), x.size(3), direction, stream);
+  });
+  return y;
+}
+
+Tensor rotate(const Tensor& x, const Tensor& cosine, const Tensor& sine, float direction) {
+  return (x.is_cuda() ? rotate_cuda : rotate_cpu)(x, cosine, sine, direction);
+}
+
+class FusedRope : public torch::autograd::Function<FusedRope> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cosine,
                         const Tensor& sine) {
     RECORD_USER_SCOPE("crnet::rope");
     ctx->save_for_backward({cosine, sine});
-    return rotate_cpu(x, cosine, sine, 1.0f);
+    return rotate(x, cosine, sine, 1.0f);
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     RECORD_USER_SCOPE("crnet::rope_backward");
     const auto saved = ctx->get_saved_variables();
-    return {rotate_cpu(grad_outputs[0].contiguous(), saved[0], saved[1], -1.0f), Tensor(),
-            Tensor()};
+    return {rotate(grad_outputs[0].contiguous(), saved[0], saved[1], -1.0f), Tensor(), Tensor()};
   }
 };
 
@@ -75,9 +90,8 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t o
                        static_cast<long>(cosine.size(0)), static_cast<long>(offset + length)));
   }
   const Tensor c = cosine.narrow(0, offset, length), s = sine.narrow(0, offset, length);
-  if (cpu::takes(x) && cpu::takes(c, s) && c.scalar_type() == torch::kFloat32) {
-    return RopeCpu::apply(x, c, s);
-  }
+  const bool cpu_takes = cpu::takes(x) && cpu::takes(c, s) && c.scalar_type() == torch::kFloat32;
+  if (cpu_takes || cuda::takes_with_fp32(x, c, s)) return FusedRope::apply(x, c, s);
   return plain::rope(x, cosine, sine, offset);
 }
 

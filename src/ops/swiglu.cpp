@@ -4,6 +4,7 @@
 
 #include "crnet/core/error.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
 
 namespace crnet {
@@ -41,12 +42,34 @@ tensor_list backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up)
   return {dgate, dup};
 }
 
+Tensor forward_cuda(const Tensor& gate, const Tensor& up) {
+  Tensor y = torch::empty_like(gate);
+  cuda::with_stream(gate, [&](auto element, cuda::Stream stream) {
+    using T = decltype(element);
+    cuda::swiglu(cuda::const_data<T>(gate), cuda::const_data<T>(up), cuda::data<T>(y), gate.numel(),
+                 stream);
+  });
+  return y;
+}
+
+tensor_list backward_cuda(const Tensor& dy, const Tensor& gate, const Tensor& up) {
+  Tensor dgate = torch::empty_like(gate), dup = torch::empty_like(up);
+  cuda::with_stream(gate, [&](auto element, cuda::Stream stream) {
+    using T = decltype(element);
+    cuda::swiglu_backward(cuda::const_data<T>(dy), cuda::const_data<T>(gate),
+                          cuda::const_data<T>(up), cuda::data<T>(dgate), cuda::data<T>(dup),
+                          gate.numel(), stream);
+  });
+  return {dgate, dup};
+}
+
 class Swiglu : public torch::autograd::Function<Swiglu> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
     RECORD_USER_SCOPE("crnet::swiglu");
     ctx->save_for_backward({gate, up});
-    return cpu::takes(gate, up) ? forward_cpu(gate, up) : plain::swiglu(gate, up);
+    if (cpu::takes(gate, up)) return forward_cpu(gate, up);
+    return cuda::takes(gate, up) ? forward_cuda(gate, up) : plain::swiglu(gate, up);
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
@@ -54,6 +77,7 @@ class Swiglu : public torch::autograd::Function<Swiglu> {
     const auto saved = ctx->get_saved_variables();
     const Tensor &gate = saved[0], &up = saved[1], &dy = grad_outputs[0];
     if (cpu::takes(gate, up)) return backward_cpu(dy.contiguous(), gate, up);
+    if (cuda::takes(gate, up)) return backward_cuda(dy.contiguous(), gate, up);
     return {at::silu_backward(dy * up, gate), dy * torch::silu(gate)};
   }
 };

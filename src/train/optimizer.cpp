@@ -1,5 +1,6 @@
 #include "crnet/train/optimizer.h"
 
+#include <ATen/ops/_foreach_add.h>
 #include <ATen/ops/_foreach_norm.h>
 #include <ATen/ops/_fused_adamw.h>
 
@@ -82,9 +83,9 @@ void AdamW::step_group(const Group& group, double lr) {
     exp_avgs.push_back(exp_avgs_[i]);
     exp_avg_sqs.push_back(exp_avg_sqs_[i]);
     steps.push_back(steps_[i]);
-    steps.back() += 1;
   }
   if (parameters.empty()) return;
+  at::_foreach_add_(steps, 1);  // on a GPU in a few launches, not one for each
   std::optional<torch::Tensor> scale;
   if (gradient_scale_ != 1) scale = torch::full({}, gradient_scale_, steps[0].options());
   at::_fused_adamw_(parameters, gradients, exp_avgs, exp_avg_sqs, {}, steps, lr, config_.beta1,

@@ -5,8 +5,14 @@
 #include <sys/resource.h>
 #include <torch/torch.h>
 
+#include "gradcheck.h"
+#include "ops/cuda/residual_layout.h"
+
 namespace crnet {
 namespace {
+
+using testing::relative_error;
+using torch::Tensor;
 
 int64_t peak_resident_mib() {
   rusage usage{};
@@ -44,6 +50,91 @@ TEST(InvertLowRankResidual, UndoesTheForwardPass) {
     const double c = beta + (beta >= 0 ? 1e-6 : -1e-6);
     EXPECT_TRUE(torch::allclose(invert_low_rank_residual(low, B, y, c), y_prev, 1e-12, 1e-12));
   }
+}
+
+// cuBLAS's definition, over memory of row-major tensors: result(i, j) = c · addend(i, j) + Σ_k
+// left(i, k) · right(k, j).
+TEST(ResidualLayout, IsHowAColumnMajorProductReadsRowMajorTensors) {
+  const int64_t tokens = 5, rank = 3, out = 7;
+  const Tensor low = torch::randn({tokens, rank}), B = torch::randn({rank, out});
+  const Tensor y_prev = torch::randn({tokens, out}), y = torch::full({tokens, out}, NAN);
+  const auto layout = cuda::residual_layout(tokens, rank, out);
+  const auto at = [](const Tensor& t, const cuda::ColumnMajor& m, int64_t i, int64_t j) -> float& {
+    EXPECT_LT(i, m.rows);
+    EXPECT_LT(j, m.columns);
+    EXPECT_LT(i + j * m.leading, t.numel());
+    return t.data_ptr<float>()[i + j * m.leading];
+  };
+  ASSERT_EQ(layout.left.columns, layout.right.rows);
+  ASSERT_EQ(layout.left.rows, layout.result.rows);
+  ASSERT_EQ(layout.right.columns, layout.result.columns);
+  for (int64_t i = 0; i < layout.result.rows; ++i) {
+    for (int64_t j = 0; j < layout.result.columns; ++j) {
+      float sum = 0.7f * at(y_prev, layout.result, i, j);
+      for (int64_t k = 0; k < layout.left.columns; ++k) {
+        sum += at(B, layout.left, i, k) * at(low, layout.right, k, j);
+      }
+      at(y, layout.result, i, j) = sum;
+    }
+  }
+  EXPECT_LT(relative_error(y, 0.7f * y_prev + torch::mm(low, B)), 1e-6);
+}
+
+class LowRankResidualOnAGpu : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU that LibTorch can use";
+  }
+  static Tensor random(std::vector<int64_t> sizes, torch::ScalarType dtype) {
+    return torch::randn(sizes, torch::kCUDA).to(dtype);
+  }
+  // The same values `shift` elements further on in memory.
+  static Tensor shifted(const Tensor& t, int64_t shift) {
+    const Tensor all = torch::zeros({t.numel() + shift}, t.options());
+    return all.narrow(0, shift, t.numel()).view(t.sizes()).copy_(t);
+  }
+};
+
+TEST_F(LowRankResidualOnAGpu, IsThatOfFp64OverOddSizes) {
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    for (const auto& [tokens, rank, out] :
+         {std::array<int64_t, 3>{1, 1, 1}, {33, 7, 65}, {257, 31, 3}, {512, 128, 1376}}) {
+      SCOPED_TRACE(::testing::Message() << tokens << " x " << rank << " x " << out << " " << dtype);
+      const Tensor low = random({tokens, rank}, dtype), B = random({rank, out}, torch::kFloat32);
+      const Tensor y_prev = random({tokens, out}, dtype);
+      const Tensor beta = torch::full({}, -0.8, torch::kCUDA);
+      const Tensor y = replay_low_rank_residual(low, B, y_prev, beta, 1e-6);
+      const Tensor product = torch::mm(low.to(torch::kFloat64), B.to(dtype).to(torch::kFloat64));
+      const Tensor expected = -(0.8 + 1e-6) * y_prev.to(torch::kFloat64) + product;
+      EXPECT_LT(relative_error(y, expected), testing::tolerance_of(dtype));
+    }
+  }
+}
+
+TEST_F(LowRankResidualOnAGpu, ReplayIsTheForwardPassToTheBitWhereverTensorsLie) {
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    for (const auto& [tokens, rank, out] :
+         {std::array<int64_t, 3>{33, 7, 65}, {512, 128, 512}, {2048, 128, 1376}}) {
+      const Tensor x = random({tokens, 64}, dtype), A = random({64, rank}, torch::kFloat32);
+      const Tensor B = random({rank, out}, torch::kFloat32), y_prev = random({tokens, out}, dtype);
+      const Tensor beta = torch::full({}, 0.9, torch::kCUDA);
+      LowRankProducts products;
+      const Tensor y = low_rank_residual(x, A, B, y_prev, beta, 1e-6, products);
+      for (const int64_t shift : {0, 1, 8}) {
+        const Tensor again = replay_low_rank_residual(shifted(products.low, shift), B,
+                                                      shifted(y_prev, shift), beta, 1e-6);
+        EXPECT_TRUE(torch::equal(again, y)) << dtype << ", shifted by " << shift;
+      }
+    }
+  }
+}
+
+TEST_F(LowRankResidualOnAGpu, InversionUndoesTheForwardPass) {
+  const Tensor low = random({65, 8}, torch::kFloat32), B = random({8, 33}, torch::kFloat32);
+  const Tensor y_prev = random({65, 33}, torch::kFloat32);
+  const Tensor y =
+      replay_low_rank_residual(low, B, y_prev, torch::full({}, -0.5, torch::kCUDA), 1e-6);
+  EXPECT_LT(relative_error(invert_low_rank_residual(low, B, y, -0.5 - 1e-6), y_prev), 1e-5);
 }
 
 }  // namespace

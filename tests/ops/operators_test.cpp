@@ -25,7 +25,9 @@ using testing::tolerance_of;
 using torch::Tensor;
 using Tensors = std::vector<Tensor>;
 
-const auto kDouble = torch::TensorOptions().dtype(torch::kFloat64);
+torch::TensorOptions fp64_on(torch::Device device) {
+  return torch::TensorOptions().dtype(torch::kFloat64).device(device);
+}
 const std::vector<torch::ScalarType> kFastDtypes = {torch::kFloat32, torch::kBFloat16};
 
 class Seeded : public ::testing::Test {
@@ -41,12 +43,15 @@ class LinearCrossEntropyTest : public Seeded {};
 // ---- low-rank residual
 
 TEST_F(LowRankResidualTest, GradientsMatchFiniteDifferences) {
-  for (const double beta_value : {0.7, -0.4}) {
-    const auto x = leaf(torch::randn({2, 3, 5}, kDouble)), A = leaf(torch::randn({5, 2}, kDouble));
-    const auto B = leaf(torch::randn({2, 7}, kDouble)), y = leaf(torch::randn({2, 3, 7}, kDouble));
-    const auto beta = leaf(torch::full({}, beta_value, kDouble));
-    expect_gradients_match([&] { return low_rank_residual(x, A, B, y, beta, 1e-6); },
-                           {x, A, B, y, beta});
+  for (const auto& device : testing::devices()) {
+    const auto exact = fp64_on(device);
+    for (const double beta_value : {0.7, -0.4}) {
+      const auto x = leaf(torch::randn({2, 3, 5}, exact)), A = leaf(torch::randn({5, 2}, exact));
+      const auto B = leaf(torch::randn({2, 7}, exact)), y = leaf(torch::randn({2, 3, 7}, exact));
+      const auto beta = leaf(torch::full({}, beta_value, exact));
+      expect_gradients_match([&] { return low_rank_residual(x, A, B, y, beta, 1e-6); },
+                             {x, A, B, y, beta});
+    }
   }
 }
 
@@ -70,12 +75,15 @@ TEST_F(LowRankResidualTest, MatchesPlainOverDtypesAndOddSizes) {
 }
 
 TEST_F(LowRankResidualTest, TakesNonContiguousInputs) {
-  const auto x = torch::randn({11, 3, 8}).transpose(0, 1), y = torch::randn({3, 9, 11}).mT();
-  const auto A = torch::randn({4, 8}).t(), B = torch::randn({9, 4}).t();
-  const auto beta = torch::full({}, 0.9);
-  EXPECT_LT(relative_error(low_rank_residual(x, A, B, y, beta, 1e-6),
-                           plain::low_rank_residual(x, A, B, y, beta, 1e-6)),
-            1e-6);
+  for (const auto& on : testing::devices()) {
+    const auto x = torch::randn({11, 3, 8}, on).transpose(0, 1);
+    const auto y = torch::randn({3, 9, 11}, on).mT();
+    const auto A = torch::randn({4, 8}, on).t(), B = torch::randn({9, 4}, on).t();
+    const auto beta = torch::full({}, 0.9, on);
+    EXPECT_LT(relative_error(low_rank_residual(x, A, B, y, beta, 1e-6),
+                             plain::low_rank_residual(x, A, B, y, beta, 1e-6)),
+              1e-6);
+  }
 }
 
 TEST_F(LowRankResidualTest, SignedScaleIsNeverZero) {
@@ -125,8 +133,11 @@ TEST_F(LowRankResidualTest, WrongShapesAreNamed) {
 // ---- RMSNorm
 
 TEST_F(RmsNormTest, GradientsMatchFiniteDifferences) {
-  const auto x = leaf(torch::randn({2, 3, 6}, kDouble)), w = leaf(torch::randn({6}, kDouble));
-  expect_gradients_match([&] { return rms_norm(x, w, 1e-5); }, {x, w});
+  for (const auto& device : testing::devices()) {
+    const auto exact = fp64_on(device);
+    const auto x = leaf(torch::randn({2, 3, 6}, exact)), w = leaf(torch::randn({6}, exact));
+    expect_gradients_match([&] { return rms_norm(x, w, 1e-5); }, {x, w});
+  }
 }
 
 TEST_F(RmsNormTest, MatchesPlainOverDtypesAndOddSizes) {
@@ -141,17 +152,21 @@ TEST_F(RmsNormTest, MatchesPlainOverDtypesAndOddSizes) {
 }
 
 TEST_F(RmsNormTest, TakesNonContiguousInputs) {
-  const auto x = torch::randn({5, 16, 3}).mT();
-  const auto w = torch::randn({16});
-  EXPECT_LT(relative_error(rms_norm(x, w, 1e-5), plain::rms_norm(x.contiguous(), w, 1e-5)), 1e-6);
+  for (const auto& on : testing::devices()) {
+    const auto x = torch::randn({5, 16, 3}, on).mT(), w = torch::randn({16}, on);
+    EXPECT_LT(relative_error(rms_norm(x, w, 1e-5), plain::rms_norm(x.contiguous(), w, 1e-5)), 1e-6);
+  }
 }
 
 // ---- RoPE
 
 TEST_F(RopeTest, GradientsMatchFiniteDifferences) {
   const auto table = rope_table(9, 6, 100.0);
-  const auto x = leaf(torch::randn({2, 4, 3, 6}, kDouble));
-  expect_gradients_match([&] { return rope(x, table.cosine, table.sine, 2); }, {x});
+  for (const auto& device : testing::devices()) {
+    const auto cosine = table.cosine.to(device), sine = table.sine.to(device);
+    const auto x = leaf(torch::randn({2, 4, 3, 6}, fp64_on(device)));
+    expect_gradients_match([&] { return rope(x, cosine, sine, 2); }, {x});
+  }
 }
 
 TEST_F(RopeTest, MatchesPlainOverDtypesAndOddSizes) {
@@ -189,8 +204,11 @@ TEST_F(RopeTest, TooManyPositionsAreRefused) {
 // ---- SwiGLU
 
 TEST_F(SwigluTest, GradientsMatchFiniteDifferences) {
-  const auto gate = leaf(torch::randn({3, 5}, kDouble)), up = leaf(torch::randn({3, 5}, kDouble));
-  expect_gradients_match([&] { return swiglu(gate, up); }, {gate, up});
+  for (const auto& device : testing::devices()) {
+    const auto exact = fp64_on(device);
+    const auto gate = leaf(torch::randn({3, 5}, exact)), up = leaf(torch::randn({3, 5}, exact));
+    expect_gradients_match([&] { return swiglu(gate, up); }, {gate, up});
+  }
 }
 
 TEST_F(SwigluTest, MatchesPlainOverDtypesAndOddSizes) {
@@ -207,18 +225,25 @@ TEST_F(SwigluTest, MatchesPlainOverDtypesAndOddSizes) {
 
 TEST_F(SwigluTest, HoldsAtTheEndsOfTheRangeAndPassesNaN) {
   const auto gate = torch::tensor({-1e4f, -100.0f, -30.0f, 30.0f, 1e4f, NAN});
-  const auto y = swiglu(gate, torch::ones(6));
   const auto expected = plain::swiglu(gate, torch::ones(6));
-  EXPECT_LT(relative_error(y.narrow(0, 0, 5), expected.narrow(0, 0, 5)), 1e-6);
-  EXPECT_TRUE(std::isnan(y[5].item<float>()));
+  for (const auto& on : testing::devices()) {
+    const auto y = swiglu(gate.to(on), torch::ones(6, on));
+    EXPECT_LT(relative_error(y.narrow(0, 0, 5), expected.narrow(0, 0, 5)), 1e-6);
+    EXPECT_TRUE(std::isnan(y[5].item<float>()));
+  }
 }
 
 // ---- head and cross entropy
 
 TEST_F(LinearCrossEntropyTest, GradientsMatchFiniteDifferences) {
-  const auto hidden = leaf(torch::randn({7, 3}, kDouble)), w = leaf(torch::randn({5, 3}, kDouble));
-  const auto targets = torch::tensor(std::vector<int64_t>{0, 4, 2, kIgnoredTarget, 1, 1, 3});
-  expect_gradients_match([&] { return linear_cross_entropy(hidden, w, targets, 2); }, {hidden, w});
+  for (const auto& device : testing::devices()) {
+    const auto exact = fp64_on(device);
+    const auto hidden = leaf(torch::randn({7, 3}, exact)), w = leaf(torch::randn({5, 3}, exact));
+    const auto targets =
+        torch::tensor(std::vector<int64_t>{0, 4, 2, kIgnoredTarget, 1, 1, 3}).to(device);
+    expect_gradients_match([&] { return linear_cross_entropy(hidden, w, targets, 2); },
+                           {hidden, w});
+  }
 }
 
 TEST_F(LinearCrossEntropyTest, MatchesPlainOverDtypesChunksAndOddSizes) {
@@ -242,29 +267,37 @@ TEST_F(LinearCrossEntropyTest, MatchesPlainOverDtypesChunksAndOddSizes) {
 }
 
 TEST_F(LinearCrossEntropyTest, WithoutGradientsGivesTheSameLoss) {
-  const auto hidden = leaf(torch::randn({37, 12})), w = leaf(torch::randn({31, 12}));
-  const auto targets = torch::randint(31, {37});
-  const double with = linear_cross_entropy(hidden, w, targets).item<double>();
-  const torch::NoGradGuard no_grad;
-  EXPECT_NEAR(linear_cross_entropy(hidden, w, targets).item<double>(), with, 1e-6 * with);
+  for (const auto& on : testing::devices()) {
+    const auto hidden = leaf(torch::randn({37, 12}, on)), w = leaf(torch::randn({31, 12}, on));
+    const auto targets = torch::randint(31, {37}).to(on);
+    const double with = linear_cross_entropy(hidden, w, targets).item<double>();
+    const torch::NoGradGuard no_grad;
+    EXPECT_NEAR(linear_cross_entropy(hidden, w, targets).item<double>(), with, 1e-6 * with);
+  }
 }
 
 TEST_F(LinearCrossEntropyTest, BackwardScalesWithTheLossItself) {
-  const auto hidden = leaf(torch::randn({9, 4})), w = leaf(torch::randn({6, 4}));
-  const auto targets = torch::randint(6, {9});
-  const auto once = torch::autograd::grad({linear_cross_entropy(hidden, w, targets)}, {hidden, w});
-  const auto thrice =
-      torch::autograd::grad({3 * linear_cross_entropy(hidden, w, targets)}, {hidden, w});
-  EXPECT_LT(relative_error(thrice[0], 3 * once[0]), 1e-6);
-  EXPECT_LT(relative_error(thrice[1], 3 * once[1]), 1e-6);
+  for (const auto& on : testing::devices()) {
+    const auto hidden = leaf(torch::randn({9, 4}, on)), w = leaf(torch::randn({6, 4}, on));
+    const auto targets = torch::randint(6, {9}).to(on);
+    const auto gradients_of = [&](double factor) {
+      return torch::autograd::grad({factor * linear_cross_entropy(hidden, w, targets)},
+                                   {hidden, w});
+    };
+    const auto once = gradients_of(1), thrice = gradients_of(3);
+    EXPECT_LT(relative_error(thrice[0], 3 * once[0]), 1e-6);
+    EXPECT_LT(relative_error(thrice[1], 3 * once[1]), 1e-6);
+  }
 }
 
 TEST_F(LinearCrossEntropyTest, AllIgnoredIsZeroWithZeroGradients) {
-  const auto hidden = leaf(torch::randn({3, 4})), w = leaf(torch::randn({6, 4}));
-  const auto targets = torch::full({3}, kIgnoredTarget, torch::kInt64);
-  const auto loss = linear_cross_entropy(hidden, w, targets);
-  EXPECT_EQ(loss.item<double>(), 0);
-  EXPECT_EQ(torch::autograd::grad({loss}, {hidden})[0].abs().sum().item<double>(), 0);
+  for (const auto& on : testing::devices()) {
+    const auto hidden = leaf(torch::randn({3, 4}, on)), w = leaf(torch::randn({6, 4}, on));
+    const auto targets = torch::full({3}, kIgnoredTarget, torch::kInt64).to(on);
+    const auto loss = linear_cross_entropy(hidden, w, targets);
+    EXPECT_EQ(loss.item<double>(), 0);
+    EXPECT_EQ(torch::autograd::grad({loss}, {hidden})[0].abs().sum().item<double>(), 0);
+  }
 }
 
 TEST_F(LinearCrossEntropyTest, ATargetOutsideTheVocabularyIsNamed) {
@@ -287,12 +320,14 @@ TEST_F(LinearCrossEntropyTest, NoGradientIsSubnormal) {
 }
 
 TEST_F(LinearCrossEntropyTest, ANonFiniteLogitGivesANonFiniteLoss) {
-  for (const auto dtype : kFastDtypes) {
-    auto hidden = torch::randn({4, 8}).to(dtype);
-    hidden[2][3] = NAN;
-    const auto loss = linear_cross_entropy(leaf(hidden), torch::randn({33, 8}),
-                                           torch::tensor(std::vector<int64_t>{0, 1, 2, 3}));
-    EXPECT_FALSE(std::isfinite(loss.item<double>()));
+  for (const auto& on : testing::devices()) {
+    for (const auto dtype : kFastDtypes) {
+      auto hidden = torch::randn({4, 8}, on).to(dtype);
+      hidden[2][3] = NAN;
+      const auto loss =
+          linear_cross_entropy(leaf(hidden), torch::randn({33, 8}, on), torch::arange(4).to(on));
+      EXPECT_FALSE(std::isfinite(loss.item<double>()));
+    }
   }
 }
 

@@ -14,7 +14,8 @@ inline constexpr int64_t kIgnoredTarget = -100;
 /// int64 [N] in [0, V) or kIgnoredTarget. Result: fp32 scalar (fp64 for fp64); 0 where every target
 /// is ignored. Logits exist for `chunk_rows` tokens at a time, in hidden's dtype; 0 picks a chunk
 /// of about 32 M logits. The gradients are computed chunk by chunk in the forward pass (as [N, C]
-/// and [V, C]) where anything requires them, so the backward pass only scales them.
+/// and [V, C]) where anything requires them, so the backward pass only scales them. Any other
+/// target is an error on a CPU; on a GPU, where a check would have to wait, it makes the loss NaN.
 torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,
                                    const torch::Tensor& targets, int64_t chunk_rows = 0);
 

@@ -1,0 +1,99 @@
+// What surrounds the products of the low-rank residual.
+#include "ops/cuda/device.h"
+
+namespace crnet::CRNET_CUDA_NAMESPACE {
+namespace {
+
+__global__ void write_scales(const float* beta, float epsilon, float* scales) {
+  const float b = *beta;
+  if (threadIdx.x == 0) scales[0] = b >= 0 ? b + epsilon : b - epsilon;
+  if (threadIdx.x == 1) scales[1] = 1;
+}
+
+// Every block leaves its sum in `partial`.
+template <class T, int kWidth>
+__global__ void scale_and_dot_elements(const T* __restrict__ dy, const T* __restrict__ y_prev,
+                                       const float* __restrict__ c, T* __restrict__ dx,
+                                       float* __restrict__ partial, int64_t count) {
+  const float scale = *c;
+  float sum = 0;
+  for_each_pack<kWidth>(count, [&](auto width, int64_t i) {
+    constexpr int kCount = decltype(width)::value;
+    auto d = load<kCount>(dy + i);
+    const auto v = load<kCount>(y_prev + i);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) {
+      sum += d[k] * v[k];
+      d[k] *= scale;
+    }
+    store(dx + i, d);
+  });
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+
+// One block.
+__global__ void sum_partials(const float* __restrict__ partial, int64_t count,
+                             float* __restrict__ sum) {
+  double mine = 0;
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) mine += partial[i];
+  mine = block_sum(mine);
+  if (threadIdx.x == 0) *sum = static_cast<float>(mine);
+}
+
+template <class T, int kWidth>
+__global__ void subtract_and_divide_elements(const T* __restrict__ y, T* __restrict__ product,
+                                             float c, int64_t count) {
+  for_each_pack<kWidth>(count, [&](auto width, int64_t i) {
+    constexpr int kCount = decltype(width)::value;
+    const auto v = load<kCount>(y + i);
+    auto p = load<kCount>(product + i);
+#pragma unroll
+    for (int k = 0; k < kCount; ++k) p[k] = (v[k] - p[k]) / c;
+    store(product + i, p);
+  });
+}
+
+}  // namespace
+
+void signed_scale(const float* beta, float epsilon, float* scales, Stream stream) {
+  launch(write_scales, 1, kWarp, stream, beta, epsilon, scales);
+}
+
+template <class T>
+void scale_and_dot(const T* dy, const T* y_prev, const float* c, T* dx, float* partial, float* dot,
+                   int64_t count, Stream stream) {
+  const auto start = [&](auto kernel, int width) {
+    const auto blocks = std::min<int64_t>(blocks_for_elements(count, width), kDotPartials);
+    launch(kernel, static_cast<unsigned>(blocks), kThreads, stream, dy, y_prev, c, dx, partial,
+           count);
+    launch(sum_partials, 1, kThreads, stream, partial, blocks, dot);
+  };
+  if (are_aligned(dy, y_prev, dx)) {
+    start(scale_and_dot_elements<T, kVector<T>>, kVector<T>);
+  } else {
+    start(scale_and_dot_elements<T, 1>, 1);
+  }
+}
+
+template <class T>
+void subtract_and_divide(const T* y, T* product, float c, int64_t count, Stream stream) {
+  if (count == 0) return;
+  const auto start = [&](auto kernel, int width) {
+    launch(kernel, blocks_for_elements(count, width), kThreads, stream, y, product, c, count);
+  };
+  if (are_aligned(y, product)) {
+    start(subtract_and_divide_elements<T, kVector<T>>, kVector<T>);
+  } else {
+    start(subtract_and_divide_elements<T, 1>, 1);
+  }
+}
+
+template void scale_and_dot(const float*, const float*, const float*, float*, float*, float*,
+                            int64_t, Stream);
+template void scale_and_dot(const bfloat16*, const bfloat16*, const float*, bfloat16*, float*,
+                            float*, int64_t, Stream);
+template void subtract_and_divide(const float*, float*, float, int64_t, Stream);
+template void subtract_and_divide(const bfloat16*, bfloat16*, float, int64_t, Stream);
+
+}  // namespace crnet::CRNET_CUDA_NAMESPACE
