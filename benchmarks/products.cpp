@@ -1,5 +1,6 @@
-// Every different matrix product of a training step, by crnet (in fp32 and bf16) and by LibTorch's
-// mm in fp32: in turn within one process, medians over the rounds, as a Markdown table.
+// Every different matrix product of a training step by crnet's own kernels, in bf16 and fp32, and
+// by LibTorch's mm in fp32: in turn within one process, medians over the rounds, as a Markdown
+// table. Which of the two a step takes is up to ops/product.h.
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -9,9 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "crnet/core/error.h"
 #include "crnet/train/device.h"
 #include "crnet/train/run_config.h"
-#include "ops/product.h"
+#include "ops/cpu_product.h"
 #include "train/step_products.h"
 
 namespace {
@@ -51,8 +53,8 @@ void compare(const MatrixProduct& p, int64_t count) {
   std::vector<double> own, own_bf16, libtorch, ratios;
   for (int round = -kWarmUp; round < kRounds; ++round) {
     const double a = gflops([&] { at::mm_out(out, left, right); });
-    const double b = gflops([&] { crnet::store_product(out, left, right); });
-    const double c = gflops([&] { crnet::store_product(out_bf16, left_bf16, right_bf16); });
+    const double b = gflops([&] { crnet::cpu::multiply(out, left, right, {}, 0); });
+    const double c = gflops([&] { crnet::cpu::multiply(out_bf16, left_bf16, right_bf16, {}, 0); });
     if (round < 0) continue;
     libtorch.push_back(a);
     own.push_back(b);
@@ -67,26 +69,35 @@ void compare(const MatrixProduct& p, int64_t count) {
               median(own), median(libtorch), median(ratios), *least, *most);
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  crnet::keep_freed_memory();
-  const torch::NoGradGuard no_grad;
-  const std::string file = argc > 1 ? argv[1] : CRNET_SOURCE_DIR "/configs/models/crnet-60m.yaml";
+void compare_all(const std::string& file) {
   const auto model = crnet::load_run_config(file).config.model;
-  const auto runtime = crnet::select_runtime({});
+  auto rest = crnet::list_step_products(model, kBatch, kLength).products;
+  crnet::TrainConfig cpu;
+  cpu.device = crnet::DeviceChoice::kCpu;
   std::printf("%s; %s, %ld × %ld tokens; GFLOP/s, median of %d; ᵀ: lies the other way round\n\n",
-              crnet::describe(runtime).c_str(), file.c_str(), static_cast<long>(kBatch),
-              static_cast<long>(kLength), kRounds);
+              crnet::describe(crnet::select_runtime(cpu)).c_str(), file.c_str(),
+              static_cast<long>(kBatch), static_cast<long>(kLength), kRounds);
   std::printf("| times | product | bf16 | fp32 | LibTorch's fp32 | fp32 / LibTorch's |\n");
   std::printf("|---|---|---|---|---|---|\n");
-  auto rest = crnet::list_step_products(model, kBatch, kLength).products;
   while (!rest.empty()) {
     const MatrixProduct product = rest.front();
     const auto others =
         std::remove_if(rest.begin(), rest.end(), [&](const auto& p) { return same(p, product); });
     compare(product, rest.end() - others);
     rest.erase(others, rest.end());
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  crnet::keep_freed_memory();
+  const torch::NoGradGuard no_grad;
+  try {
+    compare_all(argc > 1 ? argv[1] : CRNET_SOURCE_DIR "/configs/models/crnet-60m.yaml");
+  } catch (const crnet::Error& error) {
+    std::fprintf(stderr, "crnet_bench_products: %s\n", error.what());
+    return 1;
   }
   return 0;
 }

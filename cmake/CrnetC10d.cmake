@@ -17,7 +17,8 @@ function(crnet_c10d layer)
   find_path(CRNET_NCCL_INCLUDE_DIR nccl.h HINTS "${_wheels}/nccl/include")
   file(GLOB _cuda_includes "${_wheels}/cu*/include" "${_wheels}/cuda_runtime/include")
   find_path(CRNET_CUDA_INCLUDE_DIR cuda_runtime_api.h
-            HINTS /usr/local/cuda/include $ENV{CUDA_HOME}/include ${_cuda_includes})
+            HINTS /usr/local/cuda/include ${_cuda_includes} ENV CUDA_HOME
+            PATH_SUFFIXES include)
   mark_as_advanced(CRNET_NCCL_INCLUDE_DIR CRNET_CUDA_INCLUDE_DIR)
   if(CRNET_NCCL_INCLUDE_DIR AND CRNET_CUDA_INCLUDE_DIR)
     target_include_directories(crnet_${layer} SYSTEM PRIVATE ${CRNET_NCCL_INCLUDE_DIR}

@@ -4,7 +4,11 @@
 
 set(CRNET_CUDA AUTO CACHE STRING "CUDA kernels: AUTO (where they can be compiled), ON or OFF")
 set_property(CACHE CRNET_CUDA PROPERTY STRINGS AUTO ON OFF)
-set(CRNET_CUDA_ARCHITECTURES "80-real;90" CACHE STRING
+set(_architectures "75-real;80-real;90")
+if(DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(_architectures "${CMAKE_CUDA_ARCHITECTURES}")
+endif()
+set(CRNET_CUDA_ARCHITECTURES "${_architectures}" CACHE STRING
     "GPUs to compile for, as CMAKE_CUDA_ARCHITECTURES; 90 without -real serves later ones as well")
 
 # Sets `result` to why there can be no kernels, or to nothing.
@@ -15,34 +19,48 @@ function(crnet_missing_for_cuda result)
   elseif(NOT TARGET LibTorch::CUDA)
     set(${result} "libc10_cuda, libcudart and libcublasLt beside LibTorch or in a toolkit"
         PARENT_SCOPE)
-  elseif(NOT CRNET_NVCC)
+  elseif(NOT _nvcc)
     set(${result} "nvcc (name it in CUDACXX)" PARENT_SCOPE)
-  elseif(NOT CRNET_CUBLAS_INCLUDE_DIR OR NOT CRNET_CUSOLVER_INCLUDE_DIR)
-    set(${result} "cublasLt.h and cusolverDn.h, which LibTorch's headers include" PARENT_SCOPE)
+  elseif(NOT CRNET_CUBLAS_INCLUDE_DIR OR NOT CRNET_CUSOLVER_INCLUDE_DIR OR
+         NOT CRNET_CUSPARSE_INCLUDE_DIR)
+    set(${result} "cublasLt.h, cusolverDn.h and cusparse.h, which LibTorch's headers include"
+        PARENT_SCOPE)
   elseif(LibTorch_CUDA_MAJOR)
-    execute_process(COMMAND "${CRNET_NVCC}" --version OUTPUT_VARIABLE text ERROR_QUIET)
+    execute_process(COMMAND "${_nvcc}" --version OUTPUT_VARIABLE text ERROR_QUIET)
     if(NOT text MATCHES "release ${LibTorch_CUDA_MAJOR}\\.")
-      set(${result} "nvcc ${LibTorch_CUDA_MAJOR}, as LibTorch's CUDA" PARENT_SCOPE)
+      set(${result} "nvcc ${LibTorch_CUDA_MAJOR}, as LibTorch's CUDA (${_nvcc} is not)"
+          PARENT_SCOPE)
     endif()
   endif()
 endfunction()
 
-set(CRNET_CUDA_KERNELS OFF)
+set(_kernels OFF)
+set(_missing "CRNET_CUDA=ON")
 if(CRNET_CUDA)
-  get_filename_component(_folder "$ENV{CUDACXX}" DIRECTORY)
-  find_program(CRNET_NVCC nvcc HINTS "${_folder}" $ENV{CUDA_HOME}/bin $ENV{CUDA_PATH}/bin
-                               PATHS /usr/local/cuda/bin)
-  get_filename_component(_toolkit "${CRNET_NVCC}" REALPATH)
+  # Not cached: the compiler that is settled on is CMAKE_CUDA_COMPILER.
+  unset(_nvcc)
+  find_program(_nvcc NAMES ${CMAKE_CUDA_COMPILER} $ENV{CUDACXX} nvcc NO_CACHE
+               HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin)
+  if(NOT _nvcc STREQUAL "${CMAKE_CUDA_COMPILER}")  # gone, a bare name, or NOTFOUND earlier
+    unset(CMAKE_CUDA_COMPILER CACHE)
+  endif()
+  get_filename_component(_toolkit "${_nvcc}" REALPATH)
   get_filename_component(_toolkit "${_toolkit}" DIRECTORY)
   file(GLOB _cuda_includes "${LibTorch_ROOT_DIR}/../nvidia/*/include")
   list(PREPEND _cuda_includes "${_toolkit}/../include")
   find_path(CRNET_CUBLAS_INCLUDE_DIR cublasLt.h HINTS ${_cuda_includes})
   find_path(CRNET_CUSOLVER_INCLUDE_DIR cusolverDn.h HINTS ${_cuda_includes})
-  mark_as_advanced(CRNET_NVCC CRNET_CUBLAS_INCLUDE_DIR CRNET_CUSOLVER_INCLUDE_DIR)
+  find_path(CRNET_CUSPARSE_INCLUDE_DIR cusparse.h HINTS ${_cuda_includes})
+  mark_as_advanced(CRNET_CUBLAS_INCLUDE_DIR CRNET_CUSOLVER_INCLUDE_DIR CRNET_CUSPARSE_INCLUDE_DIR)
   crnet_missing_for_cuda(_missing)
   if(NOT _missing)
-    set(ENV{CUDACXX} "${CRNET_NVCC}")
-    set(CMAKE_CUDA_HOST_COMPILER "${CMAKE_CXX_COMPILER}")
+    # By environment, since check_language hands on no variable.
+    set(ENV{CUDACXX} "${_nvcc}")
+    if(CMAKE_CUDA_HOST_COMPILER)
+      set(ENV{CUDAHOSTCXX} "${CMAKE_CUDA_HOST_COMPILER}")
+    elseif(NOT DEFINED ENV{CUDAHOSTCXX})
+      set(ENV{CUDAHOSTCXX} "${CMAKE_CXX_COMPILER}")
+    endif()
     set(CMAKE_CUDA_ARCHITECTURES "${CRNET_CUDA_ARCHITECTURES}")
     # The runtime is LibTorch's shared one: a second, static one would keep state of its own.
     set(CMAKE_CUDA_RUNTIME_LIBRARY None)
@@ -52,9 +70,9 @@ if(CRNET_CUDA)
     check_language(CUDA)
     if(CMAKE_CUDA_COMPILER)
       enable_language(CUDA)
-      set(CRNET_CUDA_KERNELS ON)
+      set(_kernels ON)
     else()
-      set(_missing "an nvcc that works (${CRNET_NVCC} does not)")
+      set(_missing "an nvcc that works (${_nvcc} does not)")
     endif()
   endif()
   if(_missing AND NOT CRNET_CUDA STREQUAL "AUTO")
@@ -64,13 +82,16 @@ if(CRNET_CUDA)
     message(STATUS "No CUDA kernels: expected ${_missing}, found none")
   endif()
 endif()
+set(CRNET_CUDA_KERNELS ${_kernels} CACHE INTERNAL "Whether there are kernels")
+set(CRNET_CUDA_MISSING "${_missing}" CACHE INTERNAL "Why there are none")
 
 # Tells a target's sources of the kernels, and lets them see CUDA's headers.
 function(crnet_see_cuda target)
   if(CRNET_CUDA_KERNELS)
     target_compile_definitions(${target} PRIVATE CRNET_CUDA)
     target_include_directories(${target} SYSTEM PRIVATE ${CRNET_CUBLAS_INCLUDE_DIR}
-      ${CRNET_CUSOLVER_INCLUDE_DIR} ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
+      ${CRNET_CUSOLVER_INCLUDE_DIR} ${CRNET_CUSPARSE_INCLUDE_DIR}
+      ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   endif()
 endfunction()
 

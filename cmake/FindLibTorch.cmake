@@ -8,7 +8,7 @@
 #
 # Result: target LibTorch::LibTorch; LibTorch_ROOT_DIR, LibTorch_VERSION, LibTorch_CUDA. For code that
 # calls CUDA itself: target LibTorch::CUDA (its part in c10, and the very runtime and cuBLASLt that
-# LibTorch loads), LibTorch_CUDA_MAJOR (where they lie beside it).
+# LibTorch loads), LibTorch_CUDA_MAJOR (where that can be told).
 
 find_path(LibTorch_INCLUDE_DIR torch/csrc/api/include/torch/torch.h
           PATH_SUFFIXES include ../../include
@@ -28,9 +28,32 @@ foreach(library torch torch_cpu c10 torch_cuda c10_cuda)
   mark_as_advanced(LibTorch_${library}_LIBRARY)
 endforeach()
 
+# What LibTorch's libraries load, as in "[libcudart.so.13]"; empty without readelf.
+execute_process(COMMAND "${CMAKE_READELF}" -d "${LibTorch_torch_cpu_LIBRARY}"
+                        "${LibTorch_torch_cuda_LIBRARY}"
+                OUTPUT_VARIABLE _loaded ERROR_QUIET)
+
+# Sets `result` to the file of these patterns that LibTorch loads, else to the one of the highest
+# version, else to nothing.
+function(libtorch_choose result)
+  file(GLOB files ${ARGN})
+  list(SORT files COMPARE NATURAL ORDER DESCENDING)
+  foreach(file ${files})
+    get_filename_component(name "${file}" NAME)
+    string(FIND "${_loaded}" "[${name}]" position)
+    if(NOT position EQUAL -1)
+      list(PREPEND files "${file}")
+    endif()
+  endforeach()
+  list(POP_FRONT files first)
+  set(${result} "${first}" PARENT_SCOPE)
+endfunction()
+
 # LibTorch brings the OpenMP runtime that its threads are from. Another one beside it would have
 # threads of its own, and those of both would wait for each other's cores.
-file(GLOB LibTorch_OpenMP_LIBRARY "${LibTorch_ROOT_DIR}/lib/libgomp*.so*")
+libtorch_choose(LibTorch_OpenMP_LIBRARY "${LibTorch_ROOT_DIR}/lib/libgomp[-.]*so*"
+                "${LibTorch_ROOT_DIR}/lib/libiomp5[-.]*so*"
+                "${LibTorch_ROOT_DIR}/lib/libomp[-.]*so*")
 if(NOT LibTorch_OpenMP_LIBRARY)
   find_package(OpenMP QUIET COMPONENTS CXX)
   set(LibTorch_OpenMP_LIBRARY ${OpenMP_CXX_LIBRARIES})
@@ -41,17 +64,18 @@ endif()
 unset(LibTorch_CUDA_MAJOR)
 if(LibTorch_torch_cuda_LIBRARY)
   foreach(library cudart cublasLt)
-    file(GLOB _beside "${LibTorch_ROOT_DIR}/lib/lib${library}[-.]*so*"
-                      "${LibTorch_ROOT_DIR}/../nvidia/*/lib/lib${library}.so*")
-    if(_beside)
-      list(GET _beside 0 _first)
-      set(LibTorch_${library}_LIBRARY "${_first}" CACHE FILEPATH "CUDA library that LibTorch loads")
+    libtorch_choose(_beside "${LibTorch_ROOT_DIR}/lib/lib${library}[-.]*so*"
+                    "${LibTorch_ROOT_DIR}/../nvidia/*/lib/lib${library}.so*")
+    if(_beside AND NOT LibTorch_${library}_LIBRARY)
+      set(LibTorch_${library}_LIBRARY "${_beside}" CACHE FILEPATH "CUDA library that LibTorch loads"
+          FORCE)
     endif()
     find_library(LibTorch_${library}_LIBRARY ${library}
-                 HINTS $ENV{CUDA_HOME}/lib64 $ENV{CUDA_PATH}/lib64 /usr/local/cuda/lib64)
+                 HINTS ENV CUDA_HOME ENV CUDA_PATH /usr/local/cuda PATH_SUFFIXES lib64)
     mark_as_advanced(LibTorch_${library}_LIBRARY)
   endforeach()
-  if(LibTorch_cudart_LIBRARY MATCHES "\\.so\\.([0-9]+)")
+  get_filename_component(_runtime "${LibTorch_cudart_LIBRARY}" REALPATH)
+  if("${_loaded} ${_runtime}" MATCHES "libcudart[^]/]*\\.so\\.([0-9]+)")
     set(LibTorch_CUDA_MAJOR ${CMAKE_MATCH_1})
   endif()
 endif()

@@ -114,9 +114,9 @@ bench_recompute() {
 
 check() {
   configure || return 1
-  local nvcc
-  nvcc=$(cached "$BUILD" CMAKE_CUDA_COMPILER)
-  report "- CUDA kernels: ${nvcc:-none, there is no nvcc of the CUDA of PyTorch}"
+  local missing
+  missing=$(cached "$BUILD" CRNET_CUDA_MISSING)
+  report "- CUDA kernels: $(cached "$BUILD" CRNET_CUDA_KERNELS)${missing:+, expected $missing}"
   part build 260 cmake --build "$BUILD" || return 1
   part test 150 ctest --test-dir "$BUILD" --output-on-failure --timeout 90 -j 4 || true
   rm -rf "$BUILD/data"

@@ -1,9 +1,6 @@
 #include "ops/cpu_attention.h"
 
-#include <c10/core/CPUAllocator.h>
-
 #include <algorithm>
-#include <atomic>
 
 #include "ops/cpu/attention_kernels.h"
 #include "ops/cpu/dispatch.h"
@@ -68,20 +65,6 @@ int64_t pieces_wanted(int64_t groups) {
   const int64_t threads = at::get_num_threads();
   const int64_t rounds = (groups + threads - 1) / threads;
   return 5 * rounds * threads > 7 * groups ? 4 * threads / groups + 1 : 1;
-}
-
-// Calls f(task, scratch) for every task; a thread that comes free takes the next one.
-template <class F>
-void for_each_task(int64_t num_tasks, int64_t scratch_size, const F& f) {
-  std::atomic<int64_t> next{0};
-  const int64_t threads = std::min<int64_t>(num_tasks, at::get_num_threads());
-  parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    const auto scratch =
-        c10::GetCPUAllocator()->allocate(static_cast<size_t>(scratch_size) * sizeof(float));
-    for (int64_t task = next++; task < num_tasks; task = next++) {
-      f(task, static_cast<float*>(scratch.get()));
-    }
-  });
 }
 
 template <class T>

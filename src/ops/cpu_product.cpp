@@ -1,7 +1,5 @@
 #include "ops/cpu_product.h"
 
-#include <c10/core/CPUAllocator.h>
-
 #include <algorithm>
 
 #include "ops/cpu/dispatch.h"
@@ -42,6 +40,16 @@ struct Range {
     end = std::min(units * (piece + 1) / pieces * unit, total);
   }
 };
+
+// A multiple of the threads where that can be, none of more rows than a kernel takes, nor of so few
+// that reading the panels would take longer than multiplying.
+int64_t count_row_pieces(int64_t M, int64_t threads) {
+  const auto divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t least = divide(M, kProductRows);
+  if (least == 1) return 1;
+  return std::max(least,
+                  std::min(divide(least, threads) * threads, divide(M, 2 * kProductRowUnit)));
+}
 
 template <class T>
 class Product {
@@ -106,33 +114,22 @@ class Product {
   }
 
   // The threads share the rows; where these are few, the columns as well, since panels are read for
-  // every step of rows.
+  // every piece of rows.
   void add(int64_t j, Blocks blocks) const {
     const int64_t threads = at::get_num_threads();
-    const int64_t row_pieces = std::clamp<int64_t>(M_ / kProductRows, 1, threads);
-    const int64_t column_pieces = threads / row_pieces;
-    parallel_for(0, row_pieces * column_pieces, 1, [&](int64_t first, int64_t last) {
-      const auto scratch = c10::GetCPUAllocator()->allocate(kProductScratch * sizeof(float));
-      for (int64_t piece = first; piece < last; ++piece) {
-        const Range rows(piece / column_pieces, row_pieces, M_, kProductRowUnit);
-        const Range columns(piece % column_pieces, column_pieces, columns_of(j),
-                            kProductColumnUnit);
-        add_piece(j, rows, columns, blocks, static_cast<float*>(scratch.get()));
-      }
-    });
-  }
-
-  void add_piece(int64_t j, Range rows, Range columns, Blocks blocks, float* scratch) const {
-    if (columns.begin == columns.end) return;
-    for (int64_t row = rows.begin; row < rows.end; row += kProductRows) {
-      const int64_t count = std::min(kProductRows, rows.end - row);
+    const int64_t row_pieces = count_row_pieces(M_, threads);
+    const int64_t column_pieces = (threads + row_pieces - 1) / row_pieces;
+    for_each_task(row_pieces * column_pieces, kProductScratch, [&](int64_t piece, float* scratch) {
+      const Range rows(piece / column_pieces, row_pieces, M_, kProductRowUnit);
+      const Range columns(piece % column_pieces, column_pieces, columns_of(j), kProductColumnUnit);
+      if (columns.begin == columns.end) return;
       for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        auto task = task_at(row, j, columns.begin, block,
-                            {count, depth_of(block), columns.end - columns.begin});
+        auto task = task_at(rows.begin, j, columns.begin, block,
+                            {rows.end - rows.begin, depth_of(block), columns.end - columns.begin});
         task.panels = panels_of(block, blocks);
         kernels_.multiply(task, scratch);
       }
-    }
+    });
   }
 
   // Rows from `row` on, and columns from j + column on: `column` counts from where the panels

@@ -59,15 +59,20 @@ Tensor chunk_loss_cuda(Tensor& logits, const Tensor& targets, const Tensor& scal
 }
 
 Tensor chunk_loss_plain(Tensor& logits, const Tensor& targets, const Tensor& scale) {
-  const Tensor counted = targets != kIgnoredTarget;  // [n]
-  const Tensor index = targets.masked_fill(counted.logical_not(), 0).unsqueeze(1);
+  const Tensor ignored = targets == kIgnoredTarget;  // [n]
+  const Tensor unknown = (targets < 0) | (targets >= logits.size(1));
+  const Tensor index = targets.masked_fill(unknown, 0).unsqueeze(1);
+  // What a row counts: 1 or 0, or NaN where nobody has looked at the target before.
+  const Tensor share = torch::ones(targets.sizes(), logits.options().dtype(wide_type(logits)))
+                           .masked_fill_(unknown, NAN)
+                           .masked_fill_(ignored, 0);
   Tensor log_probability = torch::log_softmax(logits, -1, wide_type(logits));
-  const Tensor loss = -(log_probability.gather(1, index).squeeze(1) * counted).sum();
+  const Tensor loss = -(log_probability.gather(1, index).squeeze(1) * share).sum();
   if (scale.defined()) {
     Tensor gradient = log_probability.exp_();
     gradient.scatter_add_(1, index,
                           torch::full({1, 1}, -1.0, gradient.options()).expand({index.size(0), 1}));
-    logits.copy_(gradient.mul_((counted * scale).unsqueeze(1)));
+    logits.copy_(gradient.mul_((share * scale).unsqueeze(1)));
   }
   return loss;
 }

@@ -141,6 +141,8 @@ Tensor packed(const Tensor& t) {
 // Undefined where cuBLASLt does not have these sizes or dtypes. c as scale_of() makes it.
 Tensor residual_product_cuda(const Tensor& low, const Tensor& b, const Tensor& y_prev,
                              const Tensor& c) {
+  const auto dtype = low.scalar_type();
+  if (dtype != torch::kFloat32 && dtype != torch::kBFloat16) return {};
   const Tensor left = packed(low), right = packed(b), addend = packed(y_prev);
   if (!cuda::takes(left, right, addend) || !cuda::takes_with_fp32(left, c)) return {};
   Tensor y = torch::empty_like(addend);  // [N, out]

@@ -12,4 +12,9 @@ namespace crnet {
 void parallel_for(int64_t begin, int64_t end, int64_t grain,
                   const std::function<void(int64_t, int64_t)>& f);
 
+/// Calls f(task, scratch) for every task from 0 to num_tasks − 1: a thread that comes free takes
+/// the next one. Each thread has `scratch_size` fp32 numbers, aligned to 64 bytes.
+void for_each_task(int64_t num_tasks, int64_t scratch_size,
+                   const std::function<void(int64_t, float*)>& f);
+
 }  // namespace crnet

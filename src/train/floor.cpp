@@ -48,9 +48,8 @@ Spread spread_of(std::vector<double> values) {
 class Floor {
  public:
   Floor(const StepProducts& step, torch::Device device, torch::ScalarType dtype)
-      : options_(torch::TensorOptions().device(device).dtype(dtype)),
-        product_options_(
-            options_.dtype(is_slow_in_libtorch(device, dtype) ? torch::kFloat32 : dtype)) {
+      : options_(torch::TensorOptions().device(device).dtype(
+            is_slow_in_libtorch(device, dtype) ? torch::kFloat32 : dtype)) {
     for (const auto& product : step.products) products_.push_back(prepare(product));
     for (const auto& call : step.attentions) attentions_.push_back(prepare(call));
   }
@@ -81,7 +80,7 @@ class Floor {
   Tensor matrix(Role role, int64_t rows, int64_t columns, bool transposed) {
     if (transposed) return matrix(role, columns, rows, false).t();
     Tensor& memory = matrices_[{role, rows, columns}];
-    if (!memory.defined()) memory = torch::rand({rows, columns}, product_options_);
+    if (!memory.defined()) memory = torch::rand({rows, columns}, options_);
     return memory;
   }
 
@@ -102,7 +101,7 @@ class Floor {
     return {leaf(), leaf(), leaf(), make()};
   }
 
-  torch::TensorOptions options_, product_options_;
+  torch::TensorOptions options_;
   std::map<std::tuple<Role, int64_t, int64_t>, Tensor> matrices_;
   std::vector<Product> products_;
   std::vector<Attention> attentions_;

@@ -112,6 +112,9 @@ TEST_F(LowRankResidualOnAGpu, IsThatOfFp64OverOddSizes) {
 }
 
 TEST_F(LowRankResidualOnAGpu, ReplayIsTheForwardPassToTheBitWhereverTensorsLie) {
+#ifndef CRNET_CUDA
+  GTEST_SKIP() << "built without CUDA kernels: LibTorch's product may depend on where tensors lie";
+#endif
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
     for (const auto& [tokens, rank, out] :
          {std::array<int64_t, 3>{33, 7, 65}, {512, 128, 512}, {2048, 128, 1376}}) {

@@ -53,11 +53,11 @@ struct FloorReport {
 
 /// Times whole training steps of `loaded` on random tokens (one micro-batch each, recomputation as
 /// configured) and, in turn with them, their floor: every matrix product and its two gradients by
-/// LibTorch's mm into memory that is there, in the shapes, layouts and dtype of the step (in fp32 for
-/// bf16 on x86 without AVX-512, where LibTorch multiplies bf16 number by number), and causal
-/// attention forward and backward by LibTorch's scaled_dot_product_attention. Operands of
-/// one shape share memory, so the floor finds them in the caches more often than a step can.
-/// data.path is not looked at. Needs the memory of a training step, and of each product once.
+/// LibTorch's mm into memory that is there, and causal attention forward and backward by LibTorch's
+/// scaled_dot_product_attention, in the shapes, layouts and dtype of the step (but in fp32 for bf16
+/// on x86 without AVX-512, where LibTorch multiplies bf16 number by number). Operands of one shape
+/// share memory, so the floor finds them in the caches more often than a step can. data.path is not
+/// looked at. Needs the memory of a training step, and of each product once.
 ///
 /// Throws UsageError for a configuration that does not fit the machine, or fewer than 1 round.
 [[nodiscard]] FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded,

@@ -83,7 +83,6 @@ const AttentionKernels<bfloat16>& attention_kernels<bfloat16>() {
   return attention_kernels<bfloat16>(best_variant());
 }
 
-
 template <>
 const ProductKernels<float>& product_kernels<float>(Variant variant) {
   return CRNET_PICK(variant, kFloatProducts);

@@ -22,7 +22,10 @@ inline int64_t panel_stride(int64_t depth) {
 inline int64_t group_stride(int64_t depth) {
   return kGroup * depth + kLine;
 }
-static_assert(kProductRows / kGroup * kLine <= 2 * kProductRows);
+static_assert(kProductRows * kProductDepth + kProductRows / kGroup * kLine <= kProductScratch);
+// Pieces begin where groups and panels do, so how they are split does not change a bit.
+static_assert(kProductRowUnit % kGroup == 0 && kProductRows % kProductRowUnit == 0);
+static_assert(kProductColumnUnit % kPanelColumns == 0 && kProductColumns % kProductColumnUnit == 0);
 
 inline int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;

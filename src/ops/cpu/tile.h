@@ -1,5 +1,5 @@
 // Products of small matrices, a tile of registers at a time. A panel is a few vectors of columns of
-// a matrix, row by row, padded with zeros.
+// a matrix, row by row, filled up to whole vectors.
 #pragma once
 
 #include "ops/cpu/vectors.h"

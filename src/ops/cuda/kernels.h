@@ -1,8 +1,9 @@
 // Fused kernels for NVIDIA GPUs over plain memory on the device: the twin of ops/cpu/kernels.h.
 //
-// Every function puts its work on a stream and returns: none waits for the device, none allocates,
-// and the results of two calls are equal to the bit. Counts may be zero. No header of LibTorch or
-// CUDA here: C++ sources and nvcc both read this.
+// Every function puts its work on a stream and returns: none waits for the device, none but
+// residual_product allocates (LibTorch's workspace, once), and the results of two calls are equal
+// to the bit. Counts may be zero. No header of LibTorch or CUDA here: C++ sources and nvcc both
+// read this.
 #pragma once
 
 #include <algorithm>
@@ -75,7 +76,7 @@ void scale_and_dot(const T* dy, const T* y_prev, const float* c, T* dx, float* p
 /// y = c · y_prev + low · b with scales = {c, 1}, by cuBLASLt: low [tokens, rank], b [rank, out],
 /// y_prev and y [tokens, out], y_prev ≠ y, each aligned to 16 bytes. Equal operands give
 /// equal bits. False, with nothing done, where cuBLASLt does not have these sizes; that depends on
-/// them alone.
+/// them, the device, the dtype and TF32 alone.
 template <class T>
 [[nodiscard]] bool residual_product(const T* low, const T* b, const T* y_prev, const float* scales,
                                     T* y, int64_t tokens, int64_t rank, int64_t out, Stream stream);
