@@ -1,5 +1,7 @@
 #include "ops/cpu_product.h"
 
+#include <ATen/record_function.h>
+
 #include <algorithm>
 
 #include "ops/cpu/dispatch.h"
@@ -199,6 +201,7 @@ void multiply(Variant variant, const Tensor& out, const Tensor& left, const Tens
   }
   const Tensor left_rows = readable(left), right_rows = readable(right);
   const Tensor base_rows = base.defined() && base.stride(1) != 1 ? base.contiguous() : base;
+  RECORD_USER_SCOPE("crnet::product");
   with_element_type(out, [&](auto element) {
     Product<decltype(element)>(variant, out, left_rows, right_rows, base_rows, factor).run();
   });

@@ -19,8 +19,8 @@ struct GroupRule {
 const std::array<GroupRule, 7>& rules() {
   static const std::array<GroupRule, 7> kRules = {{
       {"matrix products",
-       {"aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::matmul", "aten::linear",
-        "mkldnn::"}},
+       {"crnet::product", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::matmul",
+        "aten::linear", "mkldnn::"}},
       {"softmax and loss",
        {"crnet::linear_cross_entropy", "aten::_log_softmax", "aten::log_softmax", "aten::gather",
         "aten::scatter_add", "aten::exp_"}},
