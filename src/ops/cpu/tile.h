@@ -20,8 +20,8 @@ constexpr int kTileRows = kTileSums / kTileVectors;
 enum class Left { kRows, kColumns };  // how the left factor lies: a[i, k] or a[k, i]
 enum class Into { kOverwrite, kAdd };
 
-// c [kRows, kVectors · kLanes] (+)= a · b over `depth`; b is a panel. Unrolled, so that the sums stay
-// in registers, and never inlined: with a caller's variables beside them, some would not.
+// c [kRows, kVectors · kLanes] (+)= a · b over `depth`; b is a panel. Unrolled, so that the sums
+// stay in registers, and never inlined: with a caller's variables beside them, some would not.
 template <int kRows, int kVectors, Left kLeft, Into kInto>
 [[gnu::noinline]] void multiply_tile(const float* a, int64_t a_stride, const float* b,
                                      int64_t depth, float* c, int64_t c_stride) {
