@@ -102,6 +102,20 @@ void add_by_rows(Tensor& total, const Tensor& part) {
   }
 }
 
+// sum += left · right, or the first of these products, which sum need not be cleared for.
+void put_product(Tensor& sum, const Tensor& left, const Tensor& right, bool is_first) {
+  const bool is_narrower = left.scalar_type() != sum.scalar_type();
+  if (is_narrower && is_first) {
+    sum.copy_(product_of(left, right));
+  } else if (is_narrower) {
+    add_by_rows(sum, product_of(left, right));
+  } else if (is_first) {
+    store_product(sum, left, right);
+  } else {
+    add_product(sum, left, right);
+  }
+}
+
 LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                          int64_t chunk_rows, bool want_gradients) {
   RECORD_USER_SCOPE("crnet::linear_cross_entropy");
@@ -113,7 +127,8 @@ LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tenso
   LossAndGradients result{torch::zeros({}, wide), {}, {}};
   if (want_gradients) {
     result.hidden = torch::empty_like(hidden);
-    result.weight = torch::zeros(weight.sizes(), weight.options());
+    result.weight = rows > 0 ? torch::empty(weight.sizes(), weight.options())
+                             : torch::zeros(weight.sizes(), weight.options());
   }
   for (int64_t begin = 0; begin < rows; begin += chunk_rows) {
     const int64_t n = std::min(chunk_rows, rows - begin);
@@ -123,11 +138,7 @@ LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tenso
     if (!want_gradients) continue;
     Tensor dh = result.hidden.narrow(0, begin, n);
     store_product(dh, logits, w);
-    if (result.weight.scalar_type() == logits.scalar_type()) {
-      add_product(result.weight, logits.t(), h);
-    } else {
-      add_by_rows(result.weight, product_of(logits.t(), h));
-    }
+    put_product(result.weight, logits.t(), h, /*is_first=*/begin == 0);
   }
   result.loss /= count;
   return result;
