@@ -19,6 +19,7 @@
 #include "crnet/ops/rope.h"
 #include "crnet/ops/swiglu.h"
 #include "crnet/train/device.h"
+#include "ops/product.h"
 
 namespace {
 
@@ -64,6 +65,7 @@ void compare(const char* name, const char* dtype, torch::Device device, const Op
   const auto [least, most] = std::minmax_element(ratios.begin(), ratios.end());
   std::printf("| %s | %s | %.3f | %.3f | %.2f [%.2f–%.2f] |\n", name, dtype, median(fused_ms),
               median(plain_ms), median(ratios), *least, *most);
+  std::fflush(stdout);
 }
 
 void compare_all(const Arguments& arguments, torch::ScalarType dtype) {
@@ -103,6 +105,13 @@ void compare_all(const Arguments& arguments, torch::ScalarType dtype) {
   compare(
       "attention", [&] { return crnet::causal_attention(q, k, v); },
       [&] { return crnet::plain::causal_attention(q, k, v); });
+  if (crnet::is_slow_in_libtorch(on, dtype)) {
+    std::fprintf(stderr,
+                 "Left out: the head in %s, which LibTorch multiplies number by number on this "
+                 "processor, for minutes a round\n",
+                 p);
+    return;
+  }
   // As after initialisation: larger logits would leave a single probability that is not zero.
   const Tensor head = torch::randn({kVocabulary, kHidden}, on).mul_(0.02).requires_grad_();
   const Tensor targets = torch::randint(kVocabulary, {tokens}).to(on);
