@@ -11,9 +11,6 @@ namespace {
 
 constexpr float kLog2E = 1.44269504088896341f;
 
-inline int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
 inline int64_t larger(int64_t a, int64_t b) {
   return a > b ? a : b;
 }

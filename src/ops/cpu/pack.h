@@ -12,6 +12,10 @@ constexpr int64_t round_up(int64_t n, int64_t unit) {
   return (n + unit - 1) / unit * unit;
 }
 
+inline int64_t smaller(int64_t a, int64_t b) {
+  return a < b ? a : b;
+}
+
 // x [rows, width] times `factor` as `wide` [rows, padded] and as panels of its columns
 // [padded / kTileColumns, rows, kTileColumns]; either may be null.
 template <class T>
@@ -61,32 +65,34 @@ inline Vector high(Vector a, Vector b) {
   return interleave<2>(a, b, std::make_index_sequence<kLanes>());
 }
 
-// The transpose of kLanes rows of `width`: element d of them goes to to[d · to_stride …].
+// A panel [width, columns] of the transpose of x [rows, width]; `columns` are whole vectors. The
+// last row stands in the place of those behind it.
 template <class T>
-void transpose_lanes(const T* const* rows, int64_t width, float* to, int64_t to_stride) {
-  for (int64_t d = 0; d < width; d += 4) {
-    const Vector r0 = load_fours<kLanes>(rows, d, width);
-    const Vector r1 = load_fours<kLanes>(rows + 1, d, width);
-    const Vector r2 = load_fours<kLanes>(rows + 2, d, width);
-    const Vector r3 = load_fours<kLanes>(rows + 3, d, width);
-    const Vector columns[4] = {low(low(r0, r2), low(r1, r3)), high(low(r0, r2), low(r1, r3)),
+void pack_transposed_panel(const T* x, int64_t stride, int64_t rows, int64_t width, int64_t columns,
+                           float* panel) {
+  for (int64_t i = 0; i < columns; i += kLanes) {
+    const T* from[kLanes];
+    for (int k = 0; k < kLanes; ++k) from[k] = x + smaller(i + k, rows - 1) * stride;
+    for (int64_t d = 0; d < width; d += 4) {
+      const Vector r0 = load_fours<kLanes>(from, d, width);
+      const Vector r1 = load_fours<kLanes>(from + 1, d, width);
+      const Vector r2 = load_fours<kLanes>(from + 2, d, width);
+      const Vector r3 = load_fours<kLanes>(from + 3, d, width);
+      const Vector fours[4] = {low(low(r0, r2), low(r1, r3)), high(low(r0, r2), low(r1, r3)),
                                low(high(r0, r2), high(r1, r3)), high(high(r0, r2), high(r1, r3))};
-    for (int64_t k = 0; k < 4 && d + k < width; ++k) {
-      store_vector(to + (d + k) * to_stride, columns[k]);
+      for (int64_t k = 0; k < 4 && d + k < width; ++k) {
+        store_vector(panel + (d + k) * columns + i, fours[k]);
+      }
     }
   }
 }
 
-// The panels of the transpose of x [rows, width]: [⌈rows / kTileColumns⌉, width, kTileColumns]. The
-// last row stands in the place of those behind it.
+// All of them: [⌈rows / kTileColumns⌉, width, kTileColumns].
 template <class T>
 void pack_transposed(const T* x, int64_t stride, int64_t rows, int64_t width, float* panels) {
-  for (int64_t i = 0; i < round_up(rows, kTileColumns); i += kLanes) {
-    const T* from[kLanes];
-    for (int k = 0; k < kLanes; ++k) from[k] = x + (i + k < rows ? i + k : rows - 1) * stride;
-    transpose_lanes(from, width,
-                    panels + i / kTileColumns * width * kTileColumns + i % kTileColumns,
-                    kTileColumns);
+  for (int64_t i = 0; i < rows; i += kTileColumns) {
+    pack_transposed_panel(x + i * stride, stride, rows - i, width, kTileColumns,
+                          panels + i * width);
   }
 }
 

@@ -27,10 +27,6 @@ static_assert(kProductRows * kProductDepth + kProductRows / kGroup * kLine <= kP
 static_assert(kProductRowUnit % kGroup == 0 && kProductRows % kProductRowUnit == 0);
 static_assert(kProductColumnUnit % kPanelColumns == 0 && kProductColumns % kProductColumnUnit == 0);
 
-inline int64_t smaller(int64_t a, int64_t b) {
-  return a < b ? a : b;
-}
-
 // Rows ahead that are fetched where a matrix is read across: processors do not see them coming.
 constexpr int64_t kAhead = 4;
 using Four = VectorOf<float, 4>::Type;
@@ -69,18 +65,14 @@ void pack_rows(const PackTask<T>& task, int64_t begin, int64_t end) {
   }
 }
 
-// The matrix lies column by column. The last column stands in the place of those behind it.
+// The matrix lies column by column.
 template <class T>
 void pack_columns(const PackTask<T>& task, int64_t begin, int64_t end) {
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t column = panel * kPanelColumns, width = panel_width(column, task.columns);
-    for (int64_t j = 0; j < width; j += kLanes) {
-      const T* from[kLanes];
-      for (int64_t k = 0; k < kLanes; ++k) {
-        from[k] = task.right.data + smaller(column + j + k, task.columns - 1) * task.right.column;
-      }
-      transpose_lanes(from, task.depth, task.panels + panel * panel_stride(task.depth) + j, width);
-    }
+    pack_transposed_panel(task.right.data + column * task.right.column, task.right.column,
+                          task.columns - column, task.depth, width,
+                          task.panels + panel * panel_stride(task.depth));
   }
 }
 
