@@ -1,5 +1,6 @@
 #include "ops/cpu_product.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/record_function.h>
 
 #include <algorithm>
@@ -29,15 +30,15 @@ MatrixView<T> view(const Tensor& t, int64_t row, int64_t column) {
 
 // Blocks of the depth of about one size.
 int64_t depth_step(int64_t K) {
-  const int64_t blocks = std::max<int64_t>(1, (K + kProductDepth - 1) / kProductDepth);
-  return std::max<int64_t>(1, (K + blocks - 1) / blocks);
+  const int64_t blocks = std::max<int64_t>(1, at::divup(K, kProductDepth));
+  return std::max<int64_t>(1, at::divup(K, blocks));
 }
 
 // Piece `piece` of `pieces` of [0, total), in whole units.
 struct Range {
   int64_t begin, end;
   Range(int64_t piece, int64_t pieces, int64_t total, int64_t unit) {
-    const int64_t units = (total + unit - 1) / unit;
+    const int64_t units = at::divup(total, unit);
     begin = std::min(units * piece / pieces * unit, total);
     end = std::min(units * (piece + 1) / pieces * unit, total);
   }
@@ -46,11 +47,10 @@ struct Range {
 // A multiple of the threads where that can be, none of more rows than a kernel takes, nor of so few
 // that reading the panels would take longer than multiplying.
 int64_t count_row_pieces(int64_t M, int64_t threads) {
-  const auto divide = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
-  const int64_t least = divide(M, kProductRows);
+  const int64_t least = at::divup(M, kProductRows);
   if (least == 1) return 1;
   return std::max(least,
-                  std::min(divide(least, threads) * threads, divide(M, 2 * kProductRowUnit)));
+                  std::min(at::divup(least, threads) * threads, at::divup(M, 2 * kProductRowUnit)));
 }
 
 template <class T>
@@ -73,7 +73,7 @@ class Product {
     const auto fp32 = out_.options().dtype(torch::kFloat32);
     const int64_t width = std::min(N_, kProductColumns);
     panels_stride_ = kernels_.panels_size(depth_, width);
-    blocks_ = std::max<int64_t>(1, (K_ + depth_ - 1) / depth_);  // one where K is 0
+    blocks_ = std::max<int64_t>(1, at::divup(K_, depth_));  // one where K is 0
     const int64_t together = std::clamp<int64_t>(kPanelNumbers / panels_stride_, 1, blocks_);
     panels_ = torch::empty({together * panels_stride_}, fp32);
     if (sizeof(T) != sizeof(float) && blocks_ > 1) sums_ = torch::empty({M_, width}, fp32);
@@ -120,7 +120,7 @@ class Product {
   void add(int64_t j, Blocks blocks) const {
     const int64_t threads = at::get_num_threads();
     const int64_t row_pieces = count_row_pieces(M_, threads);
-    const int64_t column_pieces = (threads + row_pieces - 1) / row_pieces;
+    const int64_t column_pieces = at::divup(threads, row_pieces);
     for_each_task(row_pieces * column_pieces, kProductScratch, [&](int64_t piece, float* scratch) {
       const Range rows(piece / column_pieces, row_pieces, M_, kProductRowUnit);
       const Range columns(piece % column_pieces, column_pieces, columns_of(j), kProductColumnUnit);
