@@ -11,6 +11,7 @@
 #include "crnet/model/causal_lm.h"
 #include "crnet/model/costs.h"
 #include "crnet/model/memory.h"
+#include "crnet/train/device.h"
 #include "crnet/train/parallel_plan.h"
 #include "crnet/train/run_config.h"
 
@@ -68,10 +69,13 @@ void print_flops(const RunConfig& config) {
       format("%.2fx of full rank", flops.training() / dense.training()));
 }
 
-void print_memory(const RunConfig& config) {
-  StepShape shape{config.train.micro_batch, config.data.sequence_length,
+void print_memory(const RunConfig& config, bool on_cpu) {
+  StepShape shape{config.train.micro_batch,
+                  config.data.sequence_length,
                   config.train.precision != PrecisionChoice::kFp32,
-                  make_plan(config.recompute, config.model), config.accumulation_steps() > 1};
+                  make_plan(config.recompute, config.model),
+                  config.accumulation_steps() > 1,
+                  on_cpu};
   const MemoryCounts memory = count_memory(config.model, shape);
   const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
   std::printf("Memory for micro-batches of %ld x %ld tokens in %s\n",
@@ -134,7 +138,9 @@ int run_plan(int argc, char** argv) {
   for (const int count : processes.counts) check_plannable(loaded, processes.network, count);
   print_parameters(loaded.config.model);
   print_flops(loaded.config);
-  print_memory(loaded.config);
+  const bool on_cpu =
+      parsed.count("device-flops") == 0 && select_runtime(loaded.config.train).device.is_cpu();
+  print_memory(loaded.config, on_cpu);
   print_run(loaded.config, parsed);
   const PlanMachine machine = plan_machine(loaded.config, parsed);
   print_recompute(loaded, machine, plot.string());

@@ -2,6 +2,7 @@
 
 #include "crnet/model/projection.h"
 #include "crnet/ops/attention.h"
+#include "crnet/ops/residual_sum.h"
 #include "crnet/ops/rms_norm.h"
 #include "crnet/ops/swiglu.h"
 #include "crnet/recompute/tape.h"
@@ -101,7 +102,7 @@ BlockState BlockImpl::forward(const BlockState& below, const RopeTable& rotary,
   BlockState above{{}, std::vector<Tensor>(kNumProjections)};
   const Tensor attention =
       self_attn_(input_layernorm_(below.hidden), below, rotary, cache, above);  // [B, T, C]
-  const Tensor middle = below.hidden + attention;                               // [B, T, C]
+  const Tensor middle = residual_sum(below.hidden, attention);                  // [B, T, C]
   above.hidden = middle + mlp_(post_attention_layernorm_(middle), below, above);
   if (!keeps_outputs_) above.outputs.clear();
   return above;

@@ -19,18 +19,20 @@ bool spreads_keys(const ModelConfig& config, const StepShape& shape) {
 }
 
 // Elements per token of the compute dtype that the graph of a block keeps, apart from low-rank
-// products and from what the block above reads.
+// products and from what the block above reads. Norms, sums, gate ⊙ up and, on a CPU, rotated
+// queries and keys are made again from these.
 int64_t block_elements(const ModelConfig& config, bool spread) {
   const int64_t C = config.hidden_size, F = config.ffn_size, kv = out(config, Projection::kK);
-  // Residual stream at both norms and the norms' results; gate, up and their product; attention's
-  // queries, keys and values and its result.
-  return 4 * C + 3 * F + 2 * C + (spread ? 2 * C : 2 * kv);
+  // The residual stream below, and what attention adds to it; gate and up; attention's queries,
+  // keys and values and its result.
+  return 2 * C + 2 * F + 2 * C + (spread ? 2 * C : 2 * kv);
 }
 
-// The raw outputs that the block above reads; gate, up and (not spread) v are counted already.
-int64_t read_above_elements(const ModelConfig& config, bool spread) {
+// The raw outputs that the block above reads, apart from those counted already: o, gate and up
+// always, v where it is not spread, q and k on a CPU.
+int64_t read_above_elements(const ModelConfig& config, bool on_cpu, bool spread) {
   const int64_t C = config.hidden_size, kv = out(config, Projection::kK);
-  return C + kv + (spread ? kv : 0) + 2 * C;  // q, k, v; o and down
+  return C + (on_cpu ? 0 : C + kv) + (spread ? kv : 0);
 }
 
 int64_t low_rank_elements(const ModelConfig& config, int64_t layer) {
@@ -74,8 +76,9 @@ class StepMemory {
            kFp32 * (2 + config_.num_heads);  // both norms, attention's log-sum-exp
   }
   [[nodiscard]] int64_t read_above(size_t layer) const {
-    return layer + 1 < plan_.size() && outputs_ > 0 ? size_ * read_above_elements(config_, spread_)
-                                                    : 0;
+    return layer + 1 < plan_.size() && outputs_ > 0
+               ? size_ * read_above_elements(config_, shape_.on_cpu, spread_)
+               : 0;
   }
   [[nodiscard]] ActivationCounts kept(size_t layer) const;
   [[nodiscard]] int64_t rebuilt_outputs(size_t layer) const;
@@ -140,15 +143,19 @@ int64_t StepMemory::in_backward(size_t layer) const {
   const int64_t C = config_.hidden_size, F = config_.ffn_size, kv = out(config_, Projection::kK);
   const bool gives_down = layer > 0 && outputs_ > 0;
   const int64_t above = layer + 1 < plan_.size() ? outputs_ : 0;
-  // Beside the graph, Y of q, k, o and down, the last on both sides of its inversion.
-  const int64_t inverted_in_mlp = inverts_below(layer) ? size_ * (4 * C + kv) : 0;
-  // Y of q and k; below, that of o, down, gate and up.
-  const int64_t inverted_by_attention = inverts_below(layer) ? size_ * (3 * C + kv + 2 * F) : 0;
+  // Beside the graph, Y of q and k where that holds them rotated.
+  const int64_t raw = shape_.on_cpu ? 0 : C + kv;
+  // Y of down on both sides of its inversion.
+  const int64_t inverted_in_mlp = inverts_below(layer) ? size_ * (raw + 2 * C) : 0;
+  // Below, Y of o, down, gate and up.
+  const int64_t inverted_by_attention = inverts_below(layer) ? size_ * (raw + 2 * C + 2 * F) : 0;
   const int64_t mlp = size_ * (3 * F + (gives_down ? C : 0)) + inverted_in_mlp;
-  // The MLP's activations are gone by then. The gradients of q, k, v and of their result.
-  const int64_t attention = size_ * (spread_ ? 4 * C : 2 * C + 2 * kv) +
+  // The gradients of q, k, v and of their result, and q and k rotated again. Gate, up and what
+  // attention added are gone by then.
+  const int64_t rotated = shape_.on_cpu ? C + kv : 0;
+  const int64_t attention = size_ * ((spread_ ? 4 * C : 2 * C + 2 * kv) + rotated) +
                             (gives_down ? size_ * (2 * C + 2 * F) : 0) + inverted_by_attention -
-                            size_ * (3 * F + C);
+                            size_ * (2 * F + C);
   return above + size_ * 2 * C + std::max(mlp, attention);
 }
 
@@ -213,7 +220,7 @@ MemoryCounts StepMemory::count() const {
   for (const auto& unit : state_.units) memory.gradients += taken(unit);
   const int64_t head_matrix = config_.vocab_size * config_.hidden_size;
   memory.head_gradient = kFp32 * head_matrix;
-  const int64_t rows = default_chunk_rows(tokens_, config_.vocab_size);
+  const int64_t rows = default_chunk_rows(tokens_, config_.vocab_size, shape_.on_cpu);
   memory.logits_chunk = size_ * rows * config_.vocab_size;
   count_activations(memory);
 

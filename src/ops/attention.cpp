@@ -8,6 +8,7 @@
 
 #include "crnet/core/error.h"
 #include "ops/cpu_attention.h"
+#include "ops/remade.h"
 
 namespace crnet {
 namespace {
@@ -61,14 +62,16 @@ class WholeOnCpu : public torch::autograd::Function<WholeOnCpu> {
       *products =
           cpu::takes_attention(q, k, v) ? cpu::attention(q, k, v) : flash_attention(q, k, v);
     }
-    ctx->save_for_backward({q, k, v, products->out, products->log_sum_exp});
+    ctx->save_for_backward(
+        {to_save(ctx, "q", q), to_save(ctx, "k", k), v, products->out, products->log_sum_exp});
     return products->out.variable_data();  // the result gets a graph, the held tensor none
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     RECORD_USER_SCOPE("crnet::causal_attention_backward");
     const auto saved = ctx->get_saved_variables();
-    const Tensor &q = saved[0], &k = saved[1], &v = saved[2];
+    const Tensor q = from_saved(ctx, "q", saved[0]), k = from_saved(ctx, "k", saved[1]);
+    const Tensor& v = saved[2];
     const auto run =
         cpu::takes_attention(q, k, v) ? cpu::attention_backward : flash_attention_backward;
     const auto [dq, dk, dv] = run(grad_outputs[0], q, k, v, {saved[3], saved[4]});

@@ -7,6 +7,7 @@
 #include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
 #include "ops/product.h"
+#include "ops/remade.h"
 
 namespace crnet {
 namespace {
@@ -176,7 +177,7 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
     const Tensor c = scale_of(beta, epsilon);
     if (!products->low.defined()) products->low = product_of(as_matrix(x), a);
     if (!products->y.defined()) products->y = residual_product(products->low, b, y_prev, c);
-    ctx->save_for_backward({x, a, b, products->low, y_prev, c});
+    ctx->save_for_backward({to_save(ctx, "x", x), a, b, products->low, y_prev, c});
     if (products->y_prev) ctx->saved_data["y_prev"] = c10::IValue::make_capsule(products->y_prev);
     ctx->saved_data["master"] = static_cast<int64_t>(A.scalar_type());
     return products->y.variable_data();  // the result gets a graph, the held tensor none
@@ -185,7 +186,8 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     RECORD_USER_SCOPE("crnet::low_rank_residual_backward");
     const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &a = saved[1], &b = saved[2], &low = saved[3], &c = saved[5];
+    const Tensor x = from_saved(ctx, "x", saved[0]);
+    const Tensor &a = saved[1], &b = saved[2], &low = saved[3], &c = saved[5];
     Tensor y_prev = saved[4];
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
     const Tensor dy = as_matrix(grad_outputs[0]).contiguous();        // [N, out]

@@ -4,6 +4,7 @@
 
 #include "crnet/core/error.h"
 #include "ops/product.h"
+#include "ops/remade.h"
 
 namespace crnet {
 namespace {
@@ -27,7 +28,7 @@ class MatrixProduct : public torch::autograd::Function<MatrixProduct> {
                         Tensor* product) {
     RECORD_USER_SCOPE("crnet::matrix_product");
     const Tensor w = weight.to(x.scalar_type());
-    ctx->save_for_backward({x, w});
+    ctx->save_for_backward({to_save(ctx, "x", x), w});
     ctx->saved_data["out_in"] = out_in;
     ctx->saved_data["master"] = static_cast<int64_t>(weight.scalar_type());
     if (product != nullptr && product->defined()) return product->variable_data();
@@ -41,7 +42,8 @@ class MatrixProduct : public torch::autograd::Function<MatrixProduct> {
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     RECORD_USER_SCOPE("crnet::matrix_product_backward");
     const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &w = saved[1];
+    const Tensor x = from_saved(ctx, "x", saved[0]);
+    const Tensor& w = saved[1];
     const bool out_in = ctx->saved_data["out_in"].toBool();
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
     const Tensor dy = as_matrix(grad_outputs[0]).contiguous();           // [N, out]

@@ -6,6 +6,7 @@
 #include "ops/cpu/dispatch.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
+#include "ops/remade.h"
 
 namespace crnet {
 namespace {
@@ -133,20 +134,35 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
                         double epsilon) {
     RECORD_USER_SCOPE("crnet::rms_norm");
     const Normed normed = forward_on_device(x, weight, epsilon);
-    ctx->save_for_backward({x, weight, normed.rstd});
+    ctx->save_for_backward({to_save(ctx, "x", x), weight, normed.rstd});
+    ctx->saved_data["epsilon"] = epsilon;
+    offer_output<RmsNorm>(ctx);
     return normed.y;
+  }
+
+  static Tensor remake(AutogradContext* ctx) {
+    const auto saved = ctx->get_saved_variables();
+    return forward_on_device(from_saved(ctx, "x", saved[0]), saved[1],
+                             ctx->saved_data["epsilon"].toDouble())
+        .y;
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     RECORD_USER_SCOPE("crnet::rms_norm_backward");
+    let_go_of_output(ctx);
     const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
+    const Tensor x = from_saved(ctx, "x", saved[0]);
+    const Tensor &weight = saved[1], &rstd = saved[2];
     const Gradients gradients = backward_on_device(grad_outputs[0], x, weight, rstd);
     return {gradients.x, gradients.weight, Tensor()};
   }
 };
 
 }  // namespace
+
+RemadeOutputPtr rms_norm_output(torch::autograd::Node* node) {
+  return output_offered_by<RmsNorm>(node);
+}
 
 Tensor rms_norm(const Tensor& x, const Tensor& weight, double epsilon) {
   if (x.dim() < 1 || weight.dim() != 1 || weight.size(0) != x.size(-1)) {

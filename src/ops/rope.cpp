@@ -7,6 +7,7 @@
 #include "ops/cpu/dispatch.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
+#include "ops/remade.h"
 
 namespace crnet {
 namespace {
@@ -56,18 +57,31 @@ class FusedRope : public torch::autograd::Function<FusedRope> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cosine,
                         const Tensor& sine) {
     RECORD_USER_SCOPE("crnet::rope");
-    ctx->save_for_backward({cosine, sine});
+    // LibTorch's attention on a GPU keeps what it reads, whatever is offered.
+    const bool offers = x.device().is_cpu();
+    ctx->save_for_backward({cosine, sine, offers ? x : Tensor()});
+    if (offers) offer_output<FusedRope>(ctx);
     return rotate(x, cosine, sine, 1.0f);
+  }
+
+  static Tensor remake(AutogradContext* ctx) {
+    const auto saved = ctx->get_saved_variables();
+    return rotate(saved[2], saved[0], saved[1], 1.0f);
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     RECORD_USER_SCOPE("crnet::rope_backward");
     const auto saved = ctx->get_saved_variables();
+    if (saved[2].defined()) let_go_of_output(ctx);
     return {rotate(grad_outputs[0].contiguous(), saved[0], saved[1], -1.0f), Tensor(), Tensor()};
   }
 };
 
 }  // namespace
+
+RemadeOutputPtr rope_output(torch::autograd::Node* node) {
+  return output_offered_by<FusedRope>(node);
+}
 
 RopeTable rope_table(int64_t length, int64_t head_size, double theta) {
   const auto exact = torch::TensorOptions().dtype(torch::kFloat64);

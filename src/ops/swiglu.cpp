@@ -6,6 +6,7 @@
 #include "ops/cpu/dispatch.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
+#include "ops/remade.h"
 
 namespace crnet {
 namespace {
@@ -63,17 +64,28 @@ tensor_list backward_cuda(const Tensor& dy, const Tensor& gate, const Tensor& up
   return {dgate, dup};
 }
 
+Tensor forward_on_device(const Tensor& gate, const Tensor& up) {
+  if (cpu::takes(gate, up)) return forward_cpu(gate, up);
+  return cuda::takes(gate, up) ? forward_cuda(gate, up) : plain::swiglu(gate, up);
+}
+
 class Swiglu : public torch::autograd::Function<Swiglu> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
     RECORD_USER_SCOPE("crnet::swiglu");
     ctx->save_for_backward({gate, up});
-    if (cpu::takes(gate, up)) return forward_cpu(gate, up);
-    return cuda::takes(gate, up) ? forward_cuda(gate, up) : plain::swiglu(gate, up);
+    offer_output<Swiglu>(ctx);
+    return forward_on_device(gate, up);
+  }
+
+  static Tensor remake(AutogradContext* ctx) {
+    const auto saved = ctx->get_saved_variables();
+    return forward_on_device(saved[0], saved[1]);
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     RECORD_USER_SCOPE("crnet::swiglu_backward");
+    let_go_of_output(ctx);
     const auto saved = ctx->get_saved_variables();
     const Tensor &gate = saved[0], &up = saved[1], &dy = grad_outputs[0];
     if (cpu::takes(gate, up)) return backward_cpu(dy.contiguous(), gate, up);
@@ -83,6 +95,10 @@ class Swiglu : public torch::autograd::Function<Swiglu> {
 };
 
 }  // namespace
+
+RemadeOutputPtr swiglu_output(torch::autograd::Node* node) {
+  return output_offered_by<Swiglu>(node);
+}
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
   if (gate.sizes() != up.sizes() || gate.scalar_type() != up.scalar_type()) {

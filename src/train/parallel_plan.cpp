@@ -63,8 +63,9 @@ ParallelPlan plan_one(const PlannerInput& input, const Network& network, int64_t
   plan.recompute = recompute_within(input, budget);
   plan.fits = plan.recompute.memory.peak <= budget;
 
-  const StepShape shape{config.train.micro_batch, config.data.sequence_length, input.bf16,
-                        plan.recompute.plan};
+  const StepShape shape{
+      config.train.micro_batch, config.data.sequence_length, input.bf16,
+      plan.recompute.plan,      plan.num_micro_batches > 1,  input.device.is_cpu()};
   const auto predict = [&](const Sharing& way) {
     return predict_step(config.model, shape, input.rates, plan.num_micro_batches, way, network);
   };

@@ -30,8 +30,8 @@ Products gradient_products(const MatrixProduct& y) {
 }
 
 // Gradients are made chunk by chunk, in the forward pass.
-Products head_products(const ModelConfig& config, int64_t N) {
-  const int64_t V = config.vocab_size, chunk = default_chunk_rows(N, V);
+Products head_products(const ModelConfig& config, int64_t N, bool on_cpu) {
+  const int64_t V = config.vocab_size, chunk = default_chunk_rows(N, V, on_cpu);
   Products all;
   for (int64_t begin = 0; begin < N; begin += chunk) {
     const MatrixProduct logits{std::min(chunk, N - begin), config.hidden_size, V, false, true};
@@ -59,7 +59,8 @@ double StepProducts::flops() const {
   return sum_of_flops(products) + sum_of_flops(attentions);
 }
 
-StepProducts list_step_products(const ModelConfig& config, int64_t batch, int64_t sequence_length) {
+StepProducts list_step_products(const ModelConfig& config, int64_t batch, int64_t sequence_length,
+                                bool on_cpu) {
   const int64_t N = batch * sequence_length;
   StepProducts step;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
@@ -69,7 +70,7 @@ StepProducts list_step_products(const ModelConfig& config, int64_t batch, int64_
     step.attentions.push_back({batch, sequence_length, config.num_heads, config.head_size()});
   }
   const Products forward = step.products;
-  append(step.products, head_products(config, N));
+  append(step.products, head_products(config, N, on_cpu));
   for (auto y = forward.rbegin(); y != forward.rend(); ++y) {
     append(step.products, gradient_products(*y));
   }

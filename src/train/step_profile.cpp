@@ -26,7 +26,7 @@ const std::array<GroupRule, 7>& rules() {
         "aten::scatter_add", "aten::exp_"}},
       {"fused operators",
        {"crnet::rms_norm", "crnet::rope", "crnet::swiglu", "crnet::low_rank_residual",
-        "crnet::replay_low_rank", "crnet::invert_low_rank"}},
+        "crnet::replay_low_rank", "crnet::invert_low_rank", "crnet::remake"}},
       {"copies and dtypes",
        {"aten::copy_", "aten::_to_copy", "aten::to", "aten::clone", "aten::contiguous",
         "aten::repeat_interleave", "aten::cat"}},

@@ -49,15 +49,16 @@ TEST(Planner, AgreesWithThePublishedAccounting) {
   EXPECT_NEAR(static_cast<double>(counts.all_low) / kGiB, 25.4, 0.05);
   EXPECT_NEAR(static_cast<double>(counts.kept) / kGiB, 25.2, 0.05);
 
-  // Against X and all of Y of every block, and against keeping everything.
+  // Against X and all of Y of every block, and against every tensor of the forward pass, those that
+  // even `none` makes again included.
   const auto strategies = estimate_strategies(input);
   const double plain = 2.0 * 16 * 2048 * 32 * (4096 + 5 * 4096 + 2 * 11008);
-  const auto none = static_cast<double>(strategies[0].memory.activations.graphs);
+  const double everything = 2.0 * 16 * 2048 * 32 * (12 * 4096 + 3 * 11008 + 7 * 512);
   const auto peak = [&](size_t i) { return static_cast<double>(strategies[i].memory.stored_peak); };
   EXPECT_LE(peak(2), 0.30 * plain);
-  EXPECT_LE(peak(2), 0.20 * none);
+  EXPECT_LE(peak(2), 0.20 * everything);
   EXPECT_LE(peak(3), 0.50 * plain);
-  EXPECT_LE(peak(3), 0.30 * none);
+  EXPECT_LE(peak(3), 0.30 * everything);
 }
 
 TEST(Planner, RecomputationIsAFractionOfPlainCheckpointing) {

@@ -16,7 +16,8 @@ struct StepShape {
   bool bf16 = true;              ///< activations in bf16, else in fp32
   RecomputePlan recompute = {};  ///< no blocks: everything is kept
   bool accumulates = false;      ///< gradients of a former micro-batch are there
-  bool on_cpu = true;            ///< where grouped keys and values are not spread out
+  bool on_cpu = true;            ///< where grouped keys and values are not spread out, q and k
+                                 ///< are rotated again, and chunks of logits are smaller
 };
 
 /// Bytes that the forward pass keeps for the backward pass, by kind.

@@ -15,7 +15,8 @@ struct AttentionProducts {
 /// at the last key. q [B, T, H, D]; k and v [B, S, G, D] with S ≥ T and H a multiple of G
 /// (grouped-query attention: query head h reads key head h / (H/G)). Result [B, T, H·D]. Flash
 /// attention: whole sequences in fp32 or bf16 on a CPU by crnet's own kernels, with sums in fp32,
-/// of the same bits for any number of threads; all else by LibTorch's.
+/// of the same bits for any number of threads; all else by LibTorch's. On a CPU rotated q and k are
+/// not kept for the backward pass: rope makes them again.
 ///
 /// Where `products` is given and defined, it is believed and attention is not run; where it is
 /// undefined, what was computed is left there, without a graph. On CUDA, and where S > T, it is not

@@ -11,7 +11,7 @@
 namespace crnet {
 
 enum class RecomputeStrategy {
-  kNone,     ///< everything is kept, nothing is computed twice
+  kNone,     ///< everything is kept but what operators make again anyway (ops/remade.h)
   kFull,     ///< plain checkpointing: a block's inputs, Y of the block below included
   kInverse,  ///< X and X A of every block, Y of anchors; other Y by inversion (arXiv 2509.18993)
   kReplay,   ///< X and X A of every block, Y where segments start; other Y forward, bit-identical

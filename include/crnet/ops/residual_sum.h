@@ -1,0 +1,12 @@
+// The sum on the residual stream.
+#pragma once
+
+#include <torch/types.h>
+
+namespace crnet {
+
+/// x + y, of one shape and dtype. For the backward pass it keeps x and y in place of the sum: where
+/// an rms_norm reads it, it is added up again. So it pays where x and y are kept anyway.
+torch::Tensor residual_sum(const torch::Tensor& x, const torch::Tensor& y);
+
+}  // namespace crnet

@@ -1,0 +1,174 @@
+// Outputs that are made again in the backward pass: the same bits as if they had been kept, and
+// nothing of them is kept.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "counting_allocator.h"
+#include "crnet/ops/attention.h"
+#include "crnet/ops/low_rank_residual.h"
+#include "crnet/ops/matrix_product.h"
+#include "crnet/ops/residual_sum.h"
+#include "crnet/ops/rms_norm.h"
+#include "crnet/ops/rope.h"
+#include "crnet/ops/swiglu.h"
+#include "gradcheck.h"
+
+namespace crnet {
+namespace {
+
+using testing::leaf;
+using torch::Tensor;
+using Tensors = std::vector<Tensor>;
+
+// Passes a tensor on as it is, or, for comparison, as a copy that its reader has to keep.
+using Pass = std::function<Tensor(const Tensor&)>;
+Tensor direct(const Tensor& t) {
+  return t;
+}
+Tensor copied(const Tensor& t) {
+  return t.clone();
+}
+
+struct Chain {
+  std::string name;
+  Tensors inputs;
+  std::function<Tensor(const Tensors& inputs, const Pass& pass)> run;
+  int64_t remade;  // numbers that need not be kept
+};
+
+constexpr int64_t kB = 2, kT = 11, kC = 24, kF = 40, kR = 5, kHeads = 3;
+constexpr double kEpsilon = 1e-6;
+
+Tensor random(at::IntArrayRef sizes, torch::ScalarType dtype) {
+  return torch::randn(sizes).to(dtype);
+}
+
+Chain norm_read_three_times(torch::ScalarType dtype) {
+  return {"a norm's result, read by three products",
+          {random({kB, kT, kC}, dtype), torch::randn({kC}), torch::randn({kC, kF}),
+           torch::randn({kC, kR}), torch::randn({kR, kF}), random({kB, kT, kF}, dtype),
+           torch::full({}, 0.8), torch::randn({kF, kC})},
+          [](const Tensors& t, const Pass& pass) {
+            const Tensor x = pass(rms_norm(t[0], t[1], kEpsilon));
+            return matrix_product(x, t[2], WeightLayout::kInOut) +
+                   low_rank_residual(x, t[3], t[4], t[5], t[6], kEpsilon) +
+                   matrix_product(x, t[7], WeightLayout::kOutIn);
+          },
+          kB * kT * kC};
+}
+
+Chain norm_of_a_sum(torch::ScalarType dtype) {
+  return {"a sum, read by a norm, read by a product",
+          {random({kB, kT, kC}, dtype), random({kB, kT, kC}, dtype), torch::randn({kC}),
+           torch::randn({kC, kF})},
+          [](const Tensors& t, const Pass& pass) {
+            const Tensor x = pass(residual_sum(t[0], t[1]));
+            return matrix_product(pass(rms_norm(x, t[2], kEpsilon)), t[3], WeightLayout::kInOut);
+          },
+          2 * kB * kT * kC};
+}
+
+Chain gated(torch::ScalarType dtype) {
+  return {"gate ⊙ up, read by a product",
+          {random({kB, kT, kF}, dtype), random({kB, kT, kF}, dtype), torch::randn({kF, kC})},
+          [](const Tensors& t, const Pass& pass) {
+            return matrix_product(pass(swiglu(t[0], t[1])), t[2], WeightLayout::kInOut);
+          },
+          kB * kT * kF};
+}
+
+Chain rotated(torch::ScalarType dtype) {
+  const int64_t D = kC / kHeads;
+  return {"rotated queries and keys, read by attention",
+          {random({kB, kT, kHeads, D}, dtype), random({kB, kT, 1, D}, dtype),
+           random({kB, kT, 1, D}, dtype)},
+          [table = rope_table(kT, D, 10000)](const Tensors& t, const Pass& pass) {
+            return causal_attention(pass(rope(t[0], table.cosine, table.sine)),
+                                    pass(rope(t[1], table.cosine, table.sine)), t[2]);
+          },
+          kB * kT * (kHeads + 1) * D};
+}
+
+std::vector<Chain> chains(torch::ScalarType dtype) {
+  torch::manual_seed(3);
+  return {norm_read_three_times(dtype), norm_of_a_sum(dtype), gated(dtype), rotated(dtype)};
+}
+
+Tensors leaves(const Chain& chain) {
+  Tensors all;
+  for (const Tensor& t : chain.inputs) all.push_back(leaf(t));
+  return all;
+}
+
+Tensors gradients(const Tensor& result, const Tensors& inputs, bool keeps_graph = false) {
+  const Tensor weights = torch::linspace(-1, 1, result.numel()).view_as(result).to(result.dtype());
+  return torch::autograd::grad({(result * weights).sum()}, inputs, {}, keeps_graph);
+}
+
+void expect_same_bits(const Tensors& a, const Tensors& b, const std::string& what) {
+  ASSERT_EQ(a.size(), b.size());
+  for (size_t i = 0; i < a.size(); ++i) EXPECT_TRUE(a[i].equal(b[i])) << what << ", input " << i;
+}
+
+TEST(Remade, GradientsHaveTheBitsOfKeptOutputs) {
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    for (const Chain& chain : chains(dtype)) {
+      const Tensors a = leaves(chain), b = leaves(chain);
+      expect_same_bits(gradients(chain.run(a, direct), a), gradients(chain.run(b, copied), b),
+                       chain.name);
+    }
+  }
+}
+
+TEST(Remade, ReadersKeepNothing) {
+  for (const Chain& chain : chains(torch::kFloat32)) {
+    const Tensors inputs = leaves(chain);
+    const auto kept_bytes = [&](const Pass& pass) {
+      const testing::CountingAllocator allocator;
+      const Tensor result = chain.run(inputs, pass);
+      return allocator.live_bytes();
+    };
+    EXPECT_EQ(kept_bytes(copied) - kept_bytes(direct),
+              chain.remade * static_cast<int64_t>(sizeof(float)))
+        << chain.name;
+  }
+}
+
+TEST(Remade, ASecondBackwardPassMakesThemAgain) {
+  for (const Chain& chain : chains(torch::kFloat32)) {
+    const Tensors inputs = leaves(chain);
+    const Tensor result = chain.run(inputs, direct);
+    const Tensors first = gradients(result, inputs, /*keeps_graph=*/true);
+    expect_same_bits(gradients(result, inputs), first, chain.name);
+  }
+}
+
+TEST(Remade, NothingOfThemStaysAfterABackwardPass) {
+  for (const Chain& chain : chains(torch::kFloat32)) {
+    const Tensors inputs = leaves(chain);
+    const testing::CountingAllocator allocator;
+    const Tensor result = chain.run(inputs, direct);
+    const int64_t before = allocator.live_bytes();
+    static_cast<void>(gradients(result, inputs, /*keeps_graph=*/true));
+    EXPECT_EQ(allocator.live_bytes(), before) << chain.name;
+  }
+}
+
+TEST(Remade, AnInputThatWasChangedInPlaceIsAnError) {
+  for (const Chain& chain : chains(torch::kFloat32)) {
+    const Tensors inputs = leaves(chain);
+    const Tensor result = chain.run(inputs, direct);
+    {
+      const torch::NoGradGuard no_grad;
+      inputs[0].add_(1);
+    }
+    EXPECT_THROW(gradients(result, inputs), c10::Error) << chain.name;
+  }
+}
+
+}  // namespace
+}  // namespace crnet
