@@ -13,6 +13,7 @@
 #include "crnet/core/format.h"
 #include "crnet/model/causal_lm.h"
 #include "crnet/model/costs.h"
+#include "crnet/train/device.h"
 #include "train/parallel_state.h"
 #include "train/step_time.h"
 
@@ -313,6 +314,7 @@ int64_t resolve_memory_budget(const std::string& budget, torch::Device device,
 
 int64_t process_bytes(torch::Device device) {
   if (!device.is_cpu()) return 0;
+  return_freed_memory();
   std::ifstream file("/proc/self/statm");
   int64_t total_pages = 0, resident_pages = 0;
   file >> total_pages >> resident_pages;

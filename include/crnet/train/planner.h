@@ -67,7 +67,8 @@ inline constexpr double kShareOfFree = 0.95;
                                             int local_processes = 1);
 
 /// What this process holds on the device before a model is made: on a CPU its resident memory, most
-/// of it LibTorch's libraries; 0 on a GPU, of whose memory LibTorch counts tensors alone.
+/// of it LibTorch's libraries, once freed memory has been handed back; 0 on a GPU, of whose memory
+/// LibTorch counts tensors alone.
 [[nodiscard]] int64_t process_bytes(torch::Device device);
 
 }  // namespace crnet
