@@ -12,9 +12,11 @@
 
 #include "crnet/ops/attention.h"
 #include "crnet/train/device.h"
+#include "median.h"
 
 namespace {
 
+using crnet::benchmarks::median;
 using torch::Tensor;
 using Attention = std::function<Tensor(const Tensor&, const Tensor&, const Tensor&)>;
 constexpr int kRounds = 15, kWarmUp = 2;
@@ -28,11 +30,6 @@ double milliseconds(const std::function<void()>& f) {
   f();
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
       .count();
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
 }
 
 struct Times {

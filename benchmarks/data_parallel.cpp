@@ -21,9 +21,11 @@
 #include "crnet/train/optimizer.h"
 #include "crnet/train/parallel_model.h"
 #include "crnet/train/run_config.h"
+#include "median.h"
 
 namespace {
 
+using crnet::benchmarks::median;
 using crnet::testing::CountingAllocator;
 using torch::Tensor;
 constexpr double kMiB = 1024.0 * 1024.0;
@@ -34,11 +36,6 @@ struct Arguments {
   std::vector<std::string> settings;
   int64_t batch = 0, length = 0, rounds = 0, threads = 0;
 };
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
 
 double seconds_of(const std::function<void()>& work) {
   const auto begin = std::chrono::steady_clock::now();

@@ -19,10 +19,12 @@
 #include "crnet/ops/rope.h"
 #include "crnet/ops/swiglu.h"
 #include "crnet/train/device.h"
+#include "median.h"
 #include "ops/product.h"
 
 namespace {
 
+using crnet::benchmarks::median;
 using torch::Tensor;
 using Operator = std::function<Tensor()>;
 constexpr int kRounds = 15, kWarmUp = 2;
@@ -45,11 +47,6 @@ double milliseconds(const Operator& f, torch::Device device) {
   wait();
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
       .count();
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
 }
 
 void compare(const char* name, const char* dtype, torch::Device device, const Operator& fused,

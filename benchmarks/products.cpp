@@ -13,12 +13,14 @@
 #include "crnet/core/error.h"
 #include "crnet/train/device.h"
 #include "crnet/train/run_config.h"
+#include "median.h"
 #include "ops/cpu_product.h"
 #include "train/step_products.h"
 
 namespace {
 
 using crnet::MatrixProduct;
+using crnet::benchmarks::median;
 using torch::Tensor;
 constexpr int kRounds = 9, kWarmUp = 1;
 constexpr int64_t kBatch = 8, kLength = 256;
@@ -31,11 +33,6 @@ bool same(const MatrixProduct& a, const MatrixProduct& b) {
 
 Tensor matrix(int64_t rows, int64_t columns, bool transposed) {
   return transposed ? torch::randn({columns, rows}).t() : torch::randn({rows, columns});
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
 }
 
 void compare(const MatrixProduct& p, int64_t count) {

@@ -27,11 +27,13 @@
 #include "crnet/model/memory.h"
 #include "crnet/train/device.h"
 #include "crnet/train/run_config.h"
+#include "median.h"
 
 namespace {
 
 using crnet::RecomputeConfig;
 using crnet::RecomputeStrategy;
+using crnet::benchmarks::median;
 using torch::Tensor;
 constexpr double kMiB = 1024.0 * 1024.0;
 
@@ -94,11 +96,6 @@ std::vector<RecomputeConfig> strategies_of(crnet::Architecture architecture, int
 std::string name_of(const RecomputeConfig& config) {
   return std::string(crnet::enum_name(config.strategy)) +
          (config.keep_attention ? ", attention kept" : "");
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
 }
 
 struct Step {

@@ -21,9 +21,11 @@
 #include "crnet/train/device.h"
 #include "crnet/train/optimizer.h"
 #include "crnet/train/run_config.h"
+#include "median.h"
 
 namespace {
 
+using crnet::benchmarks::median;
 using nlohmann::json;
 using torch::Tensor;
 
@@ -165,13 +167,6 @@ double peak_rss_mib() {
     if (line.starts_with("VmHWM:")) return std::stod(line.substr(6)) / 1024;
   }
   return 0;
-}
-
-double median(std::vector<double> values) {
-  if (values.empty()) return 0;
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  return values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
 }
 
 json run(const Arguments& arguments) {

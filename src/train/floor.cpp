@@ -1,25 +1,19 @@
 #include "crnet/train/floor.h"
 
-#include <torch/cuda.h>
-
 #include <algorithm>
-#include <chrono>
-#include <functional>
 #include <map>
 #include <tuple>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
-#include "crnet/dist/group.h"
 #include "ops/product.h"
 #include "train/profiler.h"
+#include "train/random_training.h"
 #include "train/run_plan.h"
-#include "train/run_state.h"
 #include "train/step_products.h"
 #include "train/step_profile.h"
-#include "train/train_step.h"
 
-// Shapes: B batch, T sequence, H heads, D head size, V vocabulary.
+// Shapes: B batch, T sequence, H heads, D head size.
 
 namespace crnet {
 namespace {
@@ -27,14 +21,6 @@ namespace {
 using torch::Tensor;
 
 constexpr int64_t kWarmup = 2, kProfiledSteps = 3;
-
-double milliseconds(torch::Device device, const std::function<void()>& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  if (device.is_cuda()) torch::cuda::synchronize();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
-      .count();
-}
 
 Spread spread_of(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -107,36 +93,6 @@ class Floor {
   std::vector<Attention> attentions_;
 };
 
-// A run without data: every step sees the same random tokens.
-class RandomTraining {
- public:
-  RandomTraining(const RunConfig& config, const Runtime& runtime, const RecomputePlan& plan)
-      : device_(runtime.device), state_(config, runtime, plan, group_) {
-    state_.initialize(static_cast<uint64_t>(config.train.seed));
-    state_.parallel->synchronize();
-    const Tensor text = torch::randint(config.model.vocab_size,
-                                       {config.train.micro_batch, config.data.sequence_length + 1},
-                                       torch::TensorOptions().dtype(torch::kInt64).device(device_));
-    batch_ = {text.slice(1, 0, -1).contiguous(), text.slice(1, 1).contiguous()};
-    plan_.lr = config.optimizer.lr;
-    plan_.clip_norm = config.optimizer.clip_norm;
-  }
-
-  void step() {
-    train_step(
-        *state_.model, device_, [&] { return batch_; }, state_.optimizer, group_, *state_.parallel,
-        plan_);
-    plan_.number += 1;
-  }
-
- private:
-  Group group_;
-  torch::Device device_;
-  RunState state_;
-  Batch batch_;  // [B, T]
-  StepPlan plan_;
-};
-
 void measure_rounds(RandomTraining& training, Floor& floor, torch::Device device, int64_t rounds,
                     FloorReport& report) {
   std::vector<double> step, products, attention, both, ratio;
@@ -178,8 +134,8 @@ FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded, const FloorOpti
   const torch::Device device = report.runtime.device;
   const RecomputePlan plan = find_plan(loaded, report.runtime, {}, std::nullopt, std::nullopt).plan;
   report.recompute = describe(plan);
-  const StepProducts unavoidable =
-      list_step_products(config.model, config.train.micro_batch, config.data.sequence_length);
+  const StepProducts unavoidable = list_step_products(config.model, config.train.micro_batch,
+                                                      config.data.sequence_length, device.is_cpu());
   report.num_products = static_cast<int64_t>(unavoidable.products.size());
   report.num_attentions = static_cast<int64_t>(unavoidable.attentions.size());
   report.flops = unavoidable.flops();

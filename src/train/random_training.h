@@ -1,0 +1,33 @@
+// Training steps without data, to be timed.
+#pragma once
+
+#include <functional>
+
+#include "crnet/dist/group.h"
+#include "crnet/train/device.h"
+#include "crnet/train/run_config.h"
+#include "train/run_state.h"
+#include "train/train_step.h"
+
+namespace crnet {
+
+/// A run in one process whose every step sees the same random tokens: train.micro_batch sequences
+/// of data.sequence_length.
+class RandomTraining {
+ public:
+  RandomTraining(const RunConfig& config, const Runtime& runtime, const RecomputePlan& plan);
+  /// Forward and backward pass, clipping, AdamW.
+  void step();
+
+ private:
+  Group group_;
+  torch::Device device_;
+  RunState state_;
+  Batch batch_;  // [B, T]
+  StepPlan plan_;
+};
+
+/// How long `work` takes, until the device is done with it.
+double milliseconds(torch::Device device, const std::function<void()>& work);
+
+}  // namespace crnet
