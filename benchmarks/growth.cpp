@@ -3,7 +3,8 @@
 //
 //   crnet_bench_growth [MODEL.yaml] [--rounds N] [--set KEY=VALUE …]
 //
-// The points of one axis take turns in one process; a slope is fitted in every round by itself.
+// The points of one axis take turns in one process, which holds the state of all of them; a slope
+// is fitted in every round by itself.
 #include <torch/torch.h>
 #include <torch/version.h>
 
@@ -54,6 +55,7 @@ const std::vector<Axis>& axes() {
 
 struct Point {
   double value = 0, flops = 0;  // FLOPs of a step
+  torch::Device device;
   std::unique_ptr<crnet::RandomTraining> training;
 };
 
@@ -76,8 +78,7 @@ double slope(const std::vector<double>& x, const std::vector<double>& y) {
   return (n * sum_xy - sum_x * sum_y) / (n * sum_xx - sum_x * sum_x);
 }
 
-std::vector<Point> make_points(const Axis& axis, const std::string& file, const Overrides& given,
-                               crnet::Runtime& runtime) {
+std::vector<Point> make_points(const Axis& axis, const std::string& file, const Overrides& given) {
   std::vector<Point> points;
   for (const int64_t value : axis.values) {
     Overrides overrides = {"train.micro_batch=8", "data.sequence_length=256"};
@@ -85,8 +86,8 @@ std::vector<Point> make_points(const Axis& axis, const std::string& file, const 
     overrides.insert(overrides.end(), given.begin(), given.end());
     overrides.push_back(axis.key + ("=" + std::to_string(value)));
     const RunConfig config = crnet::load_run_config(file, overrides).config;
-    runtime = crnet::select_runtime(config.train);
-    points.push_back({static_cast<double>(value), flops_of_step(config),
+    const crnet::Runtime runtime = crnet::select_runtime(config.train);
+    points.push_back({static_cast<double>(value), flops_of_step(config), runtime.device,
                       std::make_unique<crnet::RandomTraining>(
                           config, runtime, crnet::make_plan(config.recompute, config.model))});
   }
@@ -94,8 +95,7 @@ std::vector<Point> make_points(const Axis& axis, const std::string& file, const 
 }
 
 void measure(const Axis& axis, const std::string& file, const Overrides& given, int rounds) {
-  crnet::Runtime runtime;
-  const auto points = make_points(axis, file, given, runtime);
+  const auto points = make_points(axis, file, given);
   std::vector<double> values, flops, slopes;
   for (const Point& point : points) {
     values.push_back(point.value);
@@ -103,12 +103,15 @@ void measure(const Axis& axis, const std::string& file, const Overrides& given, 
   }
   std::vector<std::vector<double>> times(points.size());
   for (int round = -kWarmUp; round < rounds; ++round) {
-    std::vector<double> now;
-    for (size_t i = 0; i < points.size(); ++i) {
-      now.push_back(crnet::milliseconds(runtime.device, [&] { points[i].training->step(); }));
-      if (round >= 0) times[i].push_back(now.back());
+    std::vector<double> now(points.size());
+    for (size_t k = 0; k < points.size(); ++k) {
+      // Up, then down: a machine that slows down does not look like growth.
+      const size_t i = round % 2 == 0 ? k : points.size() - 1 - k;
+      now[i] = crnet::milliseconds(points[i].device, [&] { points[i].training->step(); });
     }
-    if (round >= 0) slopes.push_back(slope(values, now));
+    if (round < 0) continue;
+    slopes.push_back(slope(values, now));
+    for (size_t i = 0; i < points.size(); ++i) times[i].push_back(now[i]);
   }
   std::string at, took;
   for (size_t i = 0; i < points.size(); ++i) {

@@ -40,7 +40,7 @@ refuse_system() {
   cat >&2 <<TEXT
 setup.sh: this system is neither Debian nor Ubuntu. crnet needs, from its package manager:
   a C++20 compiler (g++ 12), CMake 3.25, Ninja, Python 3.11 with venv; optional: ccache, perl-doc,
-  mpirun
+  mpirun, jemalloc
   cxxopts 3.1, spdlog 1.10, nlohmann-json 3.11, yaml-cpp 0.7, sentencepiece 0.1.97 with its
   trainer, xxhash, zlib, zstd, GoogleTest 1.12, each with its headers; headers of Gloo
 and LibTorch 2.11 (the Python package torch). Or, without root: run

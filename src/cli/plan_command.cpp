@@ -11,7 +11,6 @@
 #include "crnet/model/causal_lm.h"
 #include "crnet/model/costs.h"
 #include "crnet/model/memory.h"
-#include "crnet/train/device.h"
 #include "crnet/train/parallel_plan.h"
 #include "crnet/train/run_config.h"
 
@@ -69,13 +68,14 @@ void print_flops(const RunConfig& config) {
       format("%.2fx of full rank", flops.training() / dense.training()));
 }
 
-void print_memory(const RunConfig& config, bool on_cpu) {
-  StepShape shape{config.train.micro_batch,
-                  config.data.sequence_length,
-                  config.train.precision != PrecisionChoice::kFp32,
-                  make_plan(config.recompute, config.model),
-                  config.accumulation_steps() > 1,
-                  on_cpu};
+void print_memory(const PlannerInput& input) {
+  const RunConfig& config = input.config;
+  const StepShape shape{.batch = config.train.micro_batch,
+                        .sequence_length = config.data.sequence_length,
+                        .bf16 = input.bf16,
+                        .recompute = make_plan(config.recompute, config.model),
+                        .accumulates = config.accumulation_steps() > 1,
+                        .on_cpu = input.device.is_cpu()};
   const MemoryCounts memory = count_memory(config.model, shape);
   const auto bytes = [](int64_t n) { return format_bytes(static_cast<double>(n)); };
   std::printf("Memory for micro-batches of %ld x %ld tokens in %s\n",
@@ -136,13 +136,11 @@ int run_plan(int argc, char** argv) {
   check_machine_options(parsed);
   const ProcessOptions processes(parsed);
   for (const int count : processes.counts) check_plannable(loaded, processes.network, count);
+  const PlanMachine machine = plan_machine(loaded.config, parsed);
   print_parameters(loaded.config.model);
   print_flops(loaded.config);
-  const bool on_cpu =
-      parsed.count("device-flops") == 0 && select_runtime(loaded.config.train).device.is_cpu();
-  print_memory(loaded.config, on_cpu);
+  print_memory(machine.input);
   print_run(loaded.config, parsed);
-  const PlanMachine machine = plan_machine(loaded.config, parsed);
   print_recompute(loaded, machine, plot.string());
   print_processes(loaded, machine, processes);
   return 0;

@@ -18,14 +18,20 @@ bool spreads_keys(const ModelConfig& config, const StepShape& shape) {
   return !shape.on_cpu && config.kv_heads() != config.num_heads;
 }
 
+// gate ⊙ up without a SiLU, as CoLA may have it, is LibTorch's product, which nothing makes again.
+int64_t kept_products(const ModelConfig& config) {
+  const bool is_plain = config.architecture == Architecture::kCoLA && !config.cola_mlp_activation;
+  return is_plain ? config.ffn_size : 0;
+}
+
 // Elements per token of the compute dtype that the graph of a block keeps, apart from low-rank
-// products and from what the block above reads. Norms, sums, gate ⊙ up and, on a CPU, rotated
+// products and from what the block above reads. Norms, sums, SwiGLU's result and, on a CPU, rotated
 // queries and keys are made again from these.
 int64_t block_elements(const ModelConfig& config, bool spread) {
   const int64_t C = config.hidden_size, F = config.ffn_size, kv = out(config, Projection::kK);
   // The residual stream below, and what attention adds to it; gate and up; attention's queries,
   // keys and values and its result.
-  return 2 * C + 2 * F + 2 * C + (spread ? 2 * C : 2 * kv);
+  return 2 * C + 2 * F + kept_products(config) + 2 * C + (spread ? 2 * C : 2 * kv);
 }
 
 // The raw outputs that the block above reads, apart from those counted already: o, gate and up
@@ -155,7 +161,7 @@ int64_t StepMemory::in_backward(size_t layer) const {
   const int64_t rotated = shape_.on_cpu ? C + kv : 0;
   const int64_t attention = size_ * ((spread_ ? 4 * C : 2 * C + 2 * kv) + rotated) +
                             (gives_down ? size_ * (2 * C + 2 * F) : 0) + inverted_by_attention -
-                            size_ * (2 * F + C);
+                            size_ * (2 * F + kept_products(config_) + C);
   return above + size_ * 2 * C + std::max(mlp, attention);
 }
 

@@ -17,8 +17,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
 // On a CPU a chunk is a good part of a step's memory, 64 MiB in fp32; half of it cost 6 % of a step
-// (60M). A GPU adds to the [V, C] gradient once per chunk, which takes longer than the chunk's
-// product where that has few rows.
+// (60M). A GPU adds each chunk's [V, C] gradient to the sum, 12 bytes a number in bf16: at 4 TB/s
+// as long as its product of 900 rows takes at 600 TFLOP/s. By count; not measured.
 constexpr int64_t kCpuChunkLogits = 16 << 20, kGpuChunkLogits = 128 << 20;
 
 torch::ScalarType wide_type(const Tensor& t) {

@@ -3,6 +3,8 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/record_function.h>
 
+#include "crnet/core/error.h"
+
 namespace crnet {
 
 using torch::Tensor;
@@ -17,6 +19,7 @@ RemadeOutput& remade(const c10::IValue& value) {
 }  // namespace
 
 Tensor RemadeOutput::read() {
+  const std::lock_guard lock(mutex_);
   if (!output_.defined()) {
     RECORD_USER_SCOPE("crnet::remake");
     const at::NoGradGuard no_grad;
@@ -25,13 +28,19 @@ Tensor RemadeOutput::read() {
   return output_;
 }
 
+void RemadeOutput::let_go() {
+  const std::lock_guard lock(mutex_);
+  output_.reset();
+}
+
 void let_go_of_output(AutogradContext* ctx) {
   remade(ctx->saved_data.at("output")).let_go();
 }
 
 Tensor to_save(AutogradContext* ctx, const char* name, const Tensor& x) {
   torch::autograd::Node* const node = x.grad_fn().get();
-  if (node == nullptr) return x;
+  // What was changed in place since it was made cannot be made again.
+  if (node == nullptr || x._version() != 0) return x;
   for (const auto output_of : {residual_sum_output, rms_norm_output, rope_output, swiglu_output}) {
     if (RemadeOutputPtr output = output_of(node)) {
       ctx->saved_data[name] = c10::IValue::make_capsule(std::move(output));
@@ -42,7 +51,13 @@ Tensor to_save(AutogradContext* ctx, const char* name, const Tensor& x) {
 }
 
 Tensor from_saved(AutogradContext* ctx, const char* name, const Tensor& saved) {
-  return saved.defined() ? saved : remade(ctx->saved_data.at(name)).read();
+  if (saved.defined()) return saved;
+  if (at::GradMode::is_enabled()) {
+    throw Error(
+        "[ops] expected first derivatives only of what is made again in the backward pass, got a "
+        "backward pass that builds a graph; use the operators of crnet::plain");
+  }
+  return remade(ctx->saved_data.at(name)).read();
 }
 
 }  // namespace crnet

@@ -8,26 +8,29 @@
 #include <torch/types.h>
 
 #include <functional>
+#include <mutex>
 #include <utility>
 
 namespace crnet {
 
-/// The output of one operator, made again in the backward pass, once for all who read it.
+/// The output of one operator, made again in the backward pass, once for all who read it. Stays
+/// until the operator's own backward, or where that does not run as long as the graph.
 class RemadeOutput : public torch::CustomClassHolder {
  public:
   explicit RemadeOutput(std::function<torch::Tensor()> make) : make_(std::move(make)) {}
   /// To the bit what the forward pass gave.
   [[nodiscard]] torch::Tensor read();
-  void let_go() { output_.reset(); }
+  void let_go();
 
  private:
   std::function<torch::Tensor()> make_;
+  std::mutex mutex_;      // passes through one graph may run in several threads
   torch::Tensor output_;  // from the first reading until it is let go
 };
 using RemadeOutputPtr = c10::intrusive_ptr<RemadeOutput>;
 
 /// In an operator's forward: its output can be made again by Operator::remake(ctx), from saved
-/// variables.
+/// variables. `ctx` lives as long as anybody can ask: a reader's edge holds the operator's node.
 template <class Operator>
 void offer_output(torch::autograd::AutogradContext* ctx) {
   ctx->saved_data["output"] = c10::IValue::make_capsule(
@@ -36,7 +39,8 @@ void offer_output(torch::autograd::AutogradContext* ctx) {
 /// In its backward, where all who read the output have done so.
 void let_go_of_output(torch::autograd::AutogradContext* ctx);
 
-/// What an operator offers if `node` is its own; nullptr otherwise.
+/// What an operator offers if `node` is its own; nullptr otherwise. A node does not tell what made
+/// it but by its type, which only the operator's own source knows: hence a function for each.
 template <class Operator>
 RemadeOutputPtr output_offered_by(torch::autograd::Node* node) {
   auto* const own = dynamic_cast<torch::autograd::CppNode<Operator>*>(node);
@@ -50,11 +54,12 @@ RemadeOutputPtr rms_norm_output(torch::autograd::Node* node);
 RemadeOutputPtr rope_output(torch::autograd::Node* node);
 RemadeOutputPtr swiglu_output(torch::autograd::Node* node);
 
-/// In the forward of an operator that reads x in its backward: what to save of x, x itself or an
-/// undefined tensor. `name` is its own among the operator's inputs.
+/// In the forward of an operator that reads x in its backward: what to save of x, an undefined
+/// tensor where x is the output of one of these operators as that left it, else x itself. `name` is
+/// its own among the operator's inputs.
 [[nodiscard]] torch::Tensor to_save(torch::autograd::AutogradContext* ctx, const char* name,
                                     const torch::Tensor& x);
-/// In its backward: x, from what was saved of it.
+/// In its backward: x, from what was saved of it. Throws Error where that pass builds a graph.
 [[nodiscard]] torch::Tensor from_saved(torch::autograd::AutogradContext* ctx, const char* name,
                                        const torch::Tensor& saved);
 

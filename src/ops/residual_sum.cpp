@@ -15,6 +15,7 @@ using torch::autograd::tensor_list;
 class ResidualSum : public torch::autograd::Function<ResidualSum> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& y) {
+    RECORD_USER_SCOPE("crnet::residual_sum");
     ctx->save_for_backward({x, y});
     offer_output<ResidualSum>(ctx);
     return x + y;

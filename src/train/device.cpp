@@ -21,10 +21,6 @@
 #include "crnet/core/format.h"
 #include "ops/product.h"
 
-// jemalloc's, in a program that is linked with it.
-extern "C" [[gnu::weak]] int mallctl(const char* name, void* old_value, size_t* old_size,
-                                     void* new_value, size_t new_size);
-
 namespace crnet {
 namespace {
 
@@ -198,14 +194,6 @@ void keep_freed_memory() {
   mallopt(M_TOP_PAD, 64 << 20);
   mallopt(M_ARENA_MAX, 1);
 #endif
-}
-
-void return_freed_memory() {
-#if defined(__GLIBC__)
-  malloc_trim(0);
-#endif
-  // "All arenas" is number 4096 (MALLCTL_ARENAS_ALL).
-  if (mallctl != nullptr) mallctl("arena.4096.purge", nullptr, nullptr, nullptr, 0);
 }
 
 }  // namespace crnet

@@ -63,9 +63,12 @@ ParallelPlan plan_one(const PlannerInput& input, const Network& network, int64_t
   plan.recompute = recompute_within(input, budget);
   plan.fits = plan.recompute.memory.peak <= budget;
 
-  const StepShape shape{
-      config.train.micro_batch, config.data.sequence_length, input.bf16,
-      plan.recompute.plan,      plan.num_micro_batches > 1,  input.device.is_cpu()};
+  const StepShape shape{.batch = config.train.micro_batch,
+                        .sequence_length = config.data.sequence_length,
+                        .bf16 = input.bf16,
+                        .recompute = plan.recompute.plan,
+                        .accumulates = plan.num_micro_batches > 1,
+                        .on_cpu = input.device.is_cpu()};
   const auto predict = [&](const Sharing& way) {
     return predict_step(config.model, shape, input.rates, plan.num_micro_batches, way, network);
   };

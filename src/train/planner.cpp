@@ -1,6 +1,7 @@
 #include "crnet/train/planner.h"
 
 #include <c10/core/CachingDeviceAllocator.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -13,9 +14,12 @@
 #include "crnet/core/format.h"
 #include "crnet/model/causal_lm.h"
 #include "crnet/model/costs.h"
-#include "crnet/train/device.h"
 #include "train/parallel_state.h"
 #include "train/step_time.h"
+
+// jemalloc's, in a program that is linked with it.
+extern "C" [[gnu::weak]] int mallctl(const char* name, void* old_value, size_t* old_size,
+                                     void* new_value, size_t new_size);
 
 namespace crnet {
 namespace {
@@ -223,6 +227,15 @@ int64_t available_on_cpu() {
   throw Error(
       "[recompute] expected MemAvailable in /proc/meminfo, got none; set "
       "recompute.memory_budget to a size");
+}
+
+// What glibc or jemalloc keep for later.
+void return_freed_memory() {
+#if defined(__GLIBC__)
+  malloc_trim(0);
+#endif
+  // All arenas together are number 4096 (jemalloc's MALLCTL_ARENAS_ALL).
+  if (mallctl != nullptr) mallctl("arena.4096.purge", nullptr, nullptr, nullptr, 0);
 }
 
 }  // namespace

@@ -37,6 +37,6 @@ struct StepProducts {
   [[nodiscard]] double flops() const;
 };
 [[nodiscard]] StepProducts list_step_products(const ModelConfig& config, int64_t batch,
-                                              int64_t sequence_length, bool on_cpu = true);
+                                              int64_t sequence_length, bool on_cpu);
 
 }  // namespace crnet

@@ -69,8 +69,15 @@ TEST(RecomputeMemory, AStrategyKeepsWhatItsPlanSays) {
     auto with_attention = strategy(RecomputeStrategy::kReplay);
     with_attention.keep_attention = true;
     expect_kept_bytes(crnet, with_attention, bf16);
-    expect_kept_bytes(shape(Architecture::kLlama, 3), strategy(RecomputeStrategy::kFull), bf16);
-    expect_kept_bytes(shape(Architecture::kCoLA, 3), strategy(RecomputeStrategy::kColaM), bf16);
+    for (const auto kind : {RecomputeStrategy::kNone, RecomputeStrategy::kFull}) {
+      expect_kept_bytes(shape(Architecture::kLlama, 3), strategy(kind), bf16);
+    }
+    auto cola = shape(Architecture::kCoLA, 3);
+    for (const bool activation : {true, false}) {
+      cola.cola_mlp_activation = activation;
+      expect_kept_bytes(cola, strategy(RecomputeStrategy::kNone), bf16);
+      expect_kept_bytes(cola, strategy(RecomputeStrategy::kColaM), bf16);
+    }
   }
 }
 
@@ -103,8 +110,8 @@ TEST(RecomputeMemory, OnAGpuAStrategyKeepsWhatItsPlanSaysToo) {
   auto config = shape(Architecture::kCRNet, 9);
   config.hidden_size = 256;
   config.ffn_size = 688;
-  for (const auto kind :
-       {RecomputeStrategy::kFull, RecomputeStrategy::kInverse, RecomputeStrategy::kReplay}) {
+  for (const auto kind : {RecomputeStrategy::kNone, RecomputeStrategy::kFull,
+                          RecomputeStrategy::kInverse, RecomputeStrategy::kReplay}) {
     const StepShape step{.batch = 8,
                          .sequence_length = 256,
                          .bf16 = true,

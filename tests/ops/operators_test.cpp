@@ -246,6 +246,15 @@ TEST_F(LinearCrossEntropyTest, GradientsMatchFiniteDifferences) {
   }
 }
 
+TEST_F(LinearCrossEntropyTest, ChunksHaveABound) {
+  constexpr int64_t kMany = 1 << 20, kVocab = 32000;
+  EXPECT_EQ(default_chunk_rows(kMany, kVocab, /*on_cpu=*/true), (16 << 20) / kVocab / 64 * 64);
+  EXPECT_EQ(default_chunk_rows(kMany, kVocab, /*on_cpu=*/false), (128 << 20) / kVocab / 64 * 64);
+  EXPECT_EQ(default_chunk_rows(1001, kVocab, /*on_cpu=*/false), 501);  // never all of them
+  EXPECT_EQ(default_chunk_rows(50, kVocab, /*on_cpu=*/true), 50);      // but of a few
+  EXPECT_EQ(default_chunk_rows(kMany, 1 << 30, /*on_cpu=*/true), 64);
+}
+
 TEST_F(LinearCrossEntropyTest, MatchesPlainOverDtypesChunksAndOddSizes) {
   for (const auto dtype : kFastDtypes) {
     for (const int64_t chunk : {0, 1, 16, 1000}) {

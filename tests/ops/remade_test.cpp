@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "counting_allocator.h"
+#include "crnet/core/error.h"
 #include "crnet/ops/attention.h"
 #include "crnet/ops/low_rank_residual.h"
 #include "crnet/ops/matrix_product.h"
@@ -38,6 +39,7 @@ struct Chain {
   Tensors inputs;
   std::function<Tensor(const Tensors& inputs, const Pass& pass)> run;
   int64_t remade;  // numbers that need not be kept
+  bool is_of_attention = false;
 };
 
 constexpr int64_t kB = 2, kT = 11, kC = 24, kF = 40, kR = 5, kHeads = 3;
@@ -90,7 +92,8 @@ Chain rotated(torch::ScalarType dtype) {
             return causal_attention(pass(rope(t[0], table.cosine, table.sine)),
                                     pass(rope(t[1], table.cosine, table.sine)), t[2]);
           },
-          kB * kT * (kHeads + 1) * D};
+          kB * kT * (kHeads + 1) * D,
+          /*is_of_attention=*/true};
 }
 
 std::vector<Chain> chains(torch::ScalarType dtype) {
@@ -98,14 +101,14 @@ std::vector<Chain> chains(torch::ScalarType dtype) {
   return {norm_read_three_times(dtype), norm_of_a_sum(dtype), gated(dtype), rotated(dtype)};
 }
 
-Tensors leaves(const Chain& chain) {
+Tensors leaves(const Chain& chain, torch::Device device = torch::kCPU) {
   Tensors all;
-  for (const Tensor& t : chain.inputs) all.push_back(leaf(t));
+  for (const Tensor& t : chain.inputs) all.push_back(leaf(t.to(device)));
   return all;
 }
 
 Tensors gradients(const Tensor& result, const Tensors& inputs, bool keeps_graph = false) {
-  const Tensor weights = torch::linspace(-1, 1, result.numel()).view_as(result).to(result.dtype());
+  const Tensor weights = torch::linspace(-1, 1, result.numel()).view_as(result).to(result);
   return torch::autograd::grad({(result * weights).sum()}, inputs, {}, keeps_graph);
 }
 
@@ -115,13 +118,47 @@ void expect_same_bits(const Tensors& a, const Tensors& b, const std::string& wha
 }
 
 TEST(Remade, GradientsHaveTheBitsOfKeptOutputs) {
-  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
-    for (const Chain& chain : chains(dtype)) {
-      const Tensors a = leaves(chain), b = leaves(chain);
-      expect_same_bits(gradients(chain.run(a, direct), a), gradients(chain.run(b, copied), b),
-                       chain.name);
+  for (const auto& device : testing::devices()) {
+    for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+      for (const Chain& chain : chains(dtype)) {
+        if (device.is_cuda() && chain.is_of_attention) continue;  // LibTorch's, and keeps them
+        const Tensors a = leaves(chain, device), b = leaves(chain, device);
+        expect_same_bits(gradients(chain.run(a, direct), a), gradients(chain.run(b, copied), b),
+                         chain.name);
+      }
     }
   }
+}
+
+TEST(Remade, AnOutputThatWasChangedInPlaceIsKept) {
+  for (const Chain& chain : chains(torch::kFloat32)) {
+    const auto doubled = [](const Pass& pass) {
+      return [pass](const Tensor& t) {
+        const torch::NoGradGuard no_grad;
+        t.mul_(2);
+        const torch::AutoGradMode graph(true);
+        return pass(t);
+      };
+    };
+    const Tensors a = leaves(chain), b = leaves(chain);
+    expect_same_bits(gradients(chain.run(a, doubled(direct)), a),
+                     gradients(chain.run(b, doubled(copied)), b), chain.name);
+  }
+}
+
+TEST(Remade, SecondDerivativesAreAnError) {
+  for (const Chain& chain : chains(torch::kFloat32)) {
+    const Tensors inputs = leaves(chain);
+    const Tensor sum = chain.run(inputs, direct).sum();
+    EXPECT_THROW(torch::autograd::grad({sum}, inputs, {}, std::nullopt, /*create_graph=*/true),
+                 Error)
+        << chain.name;
+  }
+}
+
+TEST(ResidualSum, RefusesWhatDoesNotFit) {
+  EXPECT_THROW(residual_sum(torch::ones({2, 3}), torch::ones({3})), Error);
+  EXPECT_THROW(residual_sum(torch::ones({2}), torch::ones({2}, torch::kBFloat16)), Error);
 }
 
 TEST(Remade, ReadersKeepNothing) {

@@ -35,7 +35,8 @@ void expect_flops_of_a_training_step(const ModelConfig& config, const std::strin
   const int64_t batch = 3, length = 17;
   const double counted =
       static_cast<double>(batch * length) * count_flops(config, length).training();
-  EXPECT_DOUBLE_EQ(list_step_products(config, batch, length).flops(), counted) << what;
+  EXPECT_DOUBLE_EQ(list_step_products(config, batch, length, /*on_cpu=*/true).flops(), counted)
+      << what;
 }
 
 TEST(StepProducts, HaveTheFlopsOfATrainingStep) {
@@ -59,7 +60,7 @@ TEST(StepProducts, HaveTheFlopsOfATrainingStep) {
 TEST(StepProducts, AreThreeOfAFullRankProjectionAndSixOfALowRankOne) {
   ModelConfig config = small_model(Architecture::kCRNet);
   config.num_layers = 2;
-  const auto step = list_step_products(config, 1, 8);
+  const auto step = list_step_products(config, 1, 8, /*on_cpu=*/true);
   EXPECT_EQ(step.products.size(), 7u * 3 + 7u * 6 + 3u);
   EXPECT_EQ(step.attentions.size(), 2u);
 }
@@ -79,7 +80,7 @@ TEST(StepProducts, AreThoseThatAStepReallyMakes) {
   Profiler profiler(torch::kCPU);
   model->loss(tokens, tokens).backward();
   for (const auto& range : profiler.stop()) calls[range.name] += 1;
-  const auto step = list_step_products(config, 2, 8);
+  const auto step = list_step_products(config, 2, 8, /*on_cpu=*/true);
   // Those of the head's weight add up; the low-rank ones add (X A) B to c Y.
   EXPECT_EQ(calls["aten::mm"] + calls["aten::addmm_"] + calls["crnet::product"],
             static_cast<int>(step.products.size()));
@@ -88,7 +89,7 @@ TEST(StepProducts, AreThoseThatAStepReallyMakes) {
 TEST(StepProducts, HeadComesInChunksOfTokens) {
   ModelConfig config = small_model(Architecture::kLlama);
   config.num_layers = 1;
-  const auto step = list_step_products(config, 1, 100);  // 50 and 50 tokens
+  const auto step = list_step_products(config, 1, 100, /*on_cpu=*/true);  // 50 and 50 tokens
   EXPECT_EQ(step.products.size(), 7u * 3 + 2u * 3);
   EXPECT_EQ(sizes_of(step.products[7]), (std::vector<int64_t>{50, 32, 500, 0, 1}));
   EXPECT_EQ(sizes_of(step.products[8]), (std::vector<int64_t>{50, 500, 32, 0, 0}));

@@ -21,7 +21,7 @@ torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Ten
 
 /// The chunk that linear_cross_entropy picks: at most 16 M logits on a CPU, 128 M on a GPU, and
 /// never all rows where there are more than a few.
-int64_t default_chunk_rows(int64_t rows, int64_t vocab, bool on_cpu = true);
+int64_t default_chunk_rows(int64_t rows, int64_t vocab, bool on_cpu);
 
 namespace plain {
 torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,

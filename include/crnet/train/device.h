@@ -46,7 +46,4 @@ std::string dtype_name(torch::ScalarType dtype);
 /// the crnet command does.
 void keep_freed_memory();
 
-/// Hands back, once, the freed memory that glibc or jemalloc keep.
-void return_freed_memory();
-
 }  // namespace crnet
