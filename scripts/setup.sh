@@ -23,7 +23,8 @@ packages=(
   g++ cmake ninja-build ccache pkg-config ca-certificates
   python3 python3-venv perl perl-doc
   libcxxopts-dev libspdlog-dev nlohmann-json3-dev libyaml-cpp-dev libsentencepiece-dev
-  libxxhash-dev zlib1g-dev libzstd-dev libgloo-dev libjemalloc-dev libgtest-dev libgmock-dev openmpi-bin
+  libxxhash-dev zlib1g-dev libzstd-dev libjemalloc-dev libgloo-dev libgtest-dev libgmock-dev
+  openmpi-bin
 )
 stage_dir=
 with_packages=true
