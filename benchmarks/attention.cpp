@@ -5,18 +5,17 @@
 #include <torch/torch.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <functional>
 #include <vector>
 
 #include "crnet/ops/attention.h"
 #include "crnet/train/device.h"
-#include "median.h"
+#include "train/timing.h"
 
 namespace {
 
-using crnet::benchmarks::median;
+using crnet::median;
 using torch::Tensor;
 using Attention = std::function<Tensor(const Tensor&, const Tensor&, const Tensor&)>;
 constexpr int kRounds = 15, kWarmUp = 2;
@@ -25,13 +24,6 @@ struct Shape {
   int64_t batch, heads, length, head_size;
 };
 
-double milliseconds(const std::function<void()>& f) {
-  const auto begin = std::chrono::steady_clock::now();
-  f();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
-      .count();
-}
-
 struct Times {
   std::vector<double> forward, backward, both;
 };
@@ -39,8 +31,10 @@ struct Times {
 void run(const Attention& attention, const std::vector<Tensor>& inputs, const Tensor& dy,
          Times* times) {
   Tensor y;
-  const double forward = milliseconds([&] { y = attention(inputs[0], inputs[1], inputs[2]); });
-  const double backward = milliseconds([&] { torch::autograd::grad({y}, inputs, {dy}); });
+  const double forward =
+      crnet::milliseconds(torch::kCPU, [&] { y = attention(inputs[0], inputs[1], inputs[2]); });
+  const double backward =
+      crnet::milliseconds(torch::kCPU, [&] { torch::autograd::grad({y}, inputs, {dy}); });
   if (times == nullptr) return;
   times->forward.push_back(forward);
   times->backward.push_back(backward);
@@ -91,7 +85,7 @@ double product_rate() {
   const Tensor a = torch::randn({kRows, kWidth}), b = torch::randn({kWidth, kWidth});
   std::vector<double> times;
   for (int round = 0; round < kRounds; ++round) {
-    times.push_back(milliseconds([&] { torch::mm(a, b); }));
+    times.push_back(crnet::milliseconds(torch::kCPU, [&] { torch::mm(a, b); }));
   }
   return 1e-6 * 2 * kRows * kWidth * kWidth / median(times);
 }

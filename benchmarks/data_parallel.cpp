@@ -8,7 +8,6 @@
 #include <torch/torch.h>
 #include <torch/version.h>
 
-#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cxxopts.hpp>
@@ -21,11 +20,11 @@
 #include "crnet/train/optimizer.h"
 #include "crnet/train/parallel_model.h"
 #include "crnet/train/run_config.h"
-#include "median.h"
+#include "train/timing.h"
 
 namespace {
 
-using crnet::benchmarks::median;
+using crnet::median;
 using crnet::testing::CountingAllocator;
 using torch::Tensor;
 constexpr double kMiB = 1024.0 * 1024.0;

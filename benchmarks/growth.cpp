@@ -21,13 +21,13 @@
 #include "crnet/model/costs.h"
 #include "crnet/train/device.h"
 #include "crnet/train/run_config.h"
-#include "median.h"
 #include "train/random_training.h"
+#include "train/timing.h"
 
 namespace {
 
+using crnet::median;
 using crnet::RunConfig;
-using crnet::benchmarks::median;
 using Overrides = std::vector<std::string>;
 
 constexpr int kWarmUp = 1;

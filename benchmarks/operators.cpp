@@ -19,12 +19,12 @@
 #include "crnet/ops/rope.h"
 #include "crnet/ops/swiglu.h"
 #include "crnet/train/device.h"
-#include "median.h"
 #include "ops/product.h"
+#include "train/timing.h"
 
 namespace {
 
-using crnet::benchmarks::median;
+using crnet::median;
 using torch::Tensor;
 using Operator = std::function<Tensor()>;
 constexpr int kRounds = 15, kWarmUp = 2;

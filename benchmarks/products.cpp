@@ -13,14 +13,14 @@
 #include "crnet/core/error.h"
 #include "crnet/train/device.h"
 #include "crnet/train/run_config.h"
-#include "median.h"
 #include "ops/cpu_product.h"
 #include "train/step_products.h"
+#include "train/timing.h"
 
 namespace {
 
 using crnet::MatrixProduct;
-using crnet::benchmarks::median;
+using crnet::median;
 using torch::Tensor;
 constexpr int kRounds = 9, kWarmUp = 1;
 constexpr int64_t kBatch = 8, kLength = 256;

@@ -27,13 +27,13 @@
 #include "crnet/model/memory.h"
 #include "crnet/train/device.h"
 #include "crnet/train/run_config.h"
-#include "median.h"
+#include "train/timing.h"
 
 namespace {
 
+using crnet::median;
 using crnet::RecomputeConfig;
 using crnet::RecomputeStrategy;
-using crnet::benchmarks::median;
 using torch::Tensor;
 constexpr double kMiB = 1024.0 * 1024.0;
 

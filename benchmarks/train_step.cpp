@@ -21,11 +21,11 @@
 #include "crnet/train/device.h"
 #include "crnet/train/optimizer.h"
 #include "crnet/train/run_config.h"
-#include "median.h"
+#include "train/timing.h"
 
 namespace {
 
-using crnet::benchmarks::median;
+using crnet::median;
 using nlohmann::json;
 using torch::Tensor;
 

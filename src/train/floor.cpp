@@ -12,6 +12,7 @@
 #include "train/run_plan.h"
 #include "train/step_products.h"
 #include "train/step_profile.h"
+#include "train/timing.h"
 
 // Shapes: B batch, T sequence, H heads, D head size.
 
@@ -22,12 +23,9 @@ using torch::Tensor;
 
 constexpr int64_t kWarmup = 2, kProfiledSteps = 3;
 
-Spread spread_of(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  const size_t half = values.size() / 2;
-  const double median =
-      values.size() % 2 == 1 ? values[half] : (values[half - 1] + values[half]) / 2;
-  return {median, values.front(), values.back()};
+Spread spread_of(const std::vector<double>& values) {
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  return {median(values), *least, *most};
 }
 
 // The products and attention calls of a step, in memory of their own.

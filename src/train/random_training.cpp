@@ -1,9 +1,5 @@
 #include "train/random_training.h"
 
-#include <torch/cuda.h>
-
-#include <chrono>
-
 namespace crnet {
 
 RandomTraining::RandomTraining(const RunConfig& config, const Runtime& runtime,
@@ -24,14 +20,6 @@ void RandomTraining::step() {
       *state_.model, device_, [&] { return batch_; }, state_.optimizer, group_, *state_.parallel,
       plan_);
   plan_.number += 1;
-}
-
-double milliseconds(torch::Device device, const std::function<void()>& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  if (device.is_cuda()) torch::cuda::synchronize();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
-      .count();
 }
 
 }  // namespace crnet

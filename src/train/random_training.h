@@ -1,8 +1,6 @@
 // Training steps without data, to be timed.
 #pragma once
 
-#include <functional>
-
 #include "crnet/dist/group.h"
 #include "crnet/train/device.h"
 #include "crnet/train/run_config.h"
@@ -26,8 +24,5 @@ class RandomTraining {
   Batch batch_;  // [B, T]
   StepPlan plan_;
 };
-
-/// How long `work` takes, until the device is done with it.
-double milliseconds(torch::Device device, const std::function<void()>& work);
 
 }  // namespace crnet
