@@ -4,6 +4,8 @@
 #include <ATen/record_function.h>
 
 #include <algorithm>
+#include <atomic>
+#include <vector>
 
 #include "ops/cpu/dispatch.h"
 #include "ops/cpu/product_kernels.h"
@@ -14,8 +16,11 @@ namespace {
 
 using torch::Tensor;
 
-// Panels that are packed before they are multiplied, 8 MiB: threads wait for each other after both.
-constexpr int64_t kPanelNumbers = 2 << 20;
+// Panels of one round, 4 MiB.
+constexpr int64_t kPanelNumbers = 1 << 20;
+// Columns whose panels, and a group of rows beside them, stay in a core's own cache; and the most
+// that one thread packs for itself.
+constexpr int64_t kSlabColumns = 3 * kProductColumnUnit, kWidestSlab = 8 * kProductColumnUnit;
 
 // Rows or columns lie one after another.
 Tensor readable(const Tensor& t) {
@@ -34,24 +39,56 @@ int64_t depth_step(int64_t K) {
   return std::max<int64_t>(1, at::divup(K, blocks));
 }
 
-// Piece `piece` of `pieces` of [0, total), in whole units.
 struct Range {
   int64_t begin, end;
-  Range(int64_t piece, int64_t pieces, int64_t total, int64_t unit) {
-    const int64_t units = at::divup(total, unit);
-    begin = std::min(units * piece / pieces * unit, total);
-    end = std::min(units * (piece + 1) / pieces * unit, total);
-  }
 };
 
-// A multiple of the threads where that can be, none of more rows than a kernel takes, nor of so few
-// that reading the panels would take longer than multiplying.
-int64_t count_row_pieces(int64_t M, int64_t threads) {
-  const int64_t least = at::divup(M, kProductRows);
-  if (least == 1) return 1;
-  return std::max(least,
-                  std::min(at::divup(least, threads) * threads, at::divup(M, 2 * kProductRowUnit)));
+// Piece `piece` of `pieces` of [0, total), in whole units.
+Range piece_of(int64_t piece, int64_t pieces, int64_t total, int64_t unit) {
+  const int64_t units = at::divup(total, unit);
+  return {std::min(units * piece / pieces * unit, total),
+          std::min(units * (piece + 1) / pieces * unit, total)};
 }
+
+// Where pieces of the rows begin, and M: as many rows as a kernel takes, and fewer towards the end,
+// so that the threads end together; but not so few that reading the panels takes longer than
+// multiplying.
+std::vector<int64_t> row_bounds(int64_t M, int64_t threads) {
+  constexpr int64_t kFewest = 2 * kProductRowUnit;
+  std::vector<int64_t> bounds = {0};
+  while (bounds.back() < M) {
+    const int64_t share = (M - bounds.back()) / (2 * threads);
+    const int64_t rows = std::clamp(share, kFewest, kProductRows) / kProductRowUnit;
+    bounds.push_back(std::min(bounds.back() + rows * kProductRowUnit, M));
+  }
+  return bounds;
+}
+
+// As wide as the panels that a thread packs for itself, where that pays: columns enough for every
+// thread to take several slabs, or rows so few that nobody else would read the panels. Else 0.
+int64_t slab_columns(int64_t M, int64_t N, int64_t threads) {
+  if (N >= 8 * threads * kSlabColumns) return kSlabColumns;
+  if (M > kProductRows) return 0;
+  const int64_t slabs = at::divup(N, kWidestSlab * threads) * threads;
+  return at::divup(at::divup(N, slabs), kProductColumnUnit) * kProductColumnUnit;
+}
+
+// Counts up, and lets threads wait for a count.
+class Counter {
+ public:
+  void add() {
+    count_.fetch_add(1, std::memory_order_release);
+    count_.notify_all();
+  }
+  void wait_for(int count) const {
+    for (int now = load(); now < count; now = load()) count_.wait(now, std::memory_order_acquire);
+  }
+
+ private:
+  [[nodiscard]] int load() const { return count_.load(std::memory_order_acquire); }
+
+  std::atomic<int> count_{0};
+};
 
 template <class T>
 class Product {
@@ -67,114 +104,161 @@ class Product {
         M_(left.size(0)),
         K_(left.size(1)),
         N_(right.size(1)),
-        depth_(depth_step(K_)) {}
+        depth_(depth_step(K_)),
+        blocks_(std::max<int64_t>(1, at::divup(K_, depth_))) {}  // one where K is 0
 
   void run() {
-    const auto fp32 = out_.options().dtype(torch::kFloat32);
-    const int64_t width = std::min(N_, kProductColumns);
-    panels_stride_ = kernels_.panels_size(depth_, width);
-    blocks_ = std::max<int64_t>(1, at::divup(K_, depth_));  // one where K is 0
-    const int64_t together = std::clamp<int64_t>(kPanelNumbers / panels_stride_, 1, blocks_);
-    panels_ = torch::empty({together * panels_stride_}, fp32);
-    if (sizeof(T) != sizeof(float) && blocks_ > 1) sums_ = torch::empty({M_, width}, fp32);
-    for (int64_t j = 0; j < N_; j += kProductColumns) {
-      for (int64_t block = 0; block < blocks_; block += together) {
-        const Blocks blocks{block, std::min(block + together, blocks_)};
-        pack(j, blocks);
-        add(j, blocks);
-      }
+    const int64_t threads = at::get_num_threads();
+    const int64_t width = slab_columns(M_, N_, threads);
+    if (width > 0) {
+      multiply_slabs(width);
+    } else {
+      multiply_rounds(threads);
     }
   }
 
  private:
-  // Of the depth.
-  struct Blocks {
-    int64_t begin, end;
+  // Columns [first, first + count), whose panels begin with the first.
+  struct Slab {
+    int64_t first, count;
   };
-  struct Sizes {
-    int64_t rows, depth, columns;
+  // Rows, and columns of a slab.
+  struct Part {
+    Range rows, columns;
+  };
+  struct Share {
+    int64_t piece, pieces;
+  };
+  // fp32 sums [M, slab] between blocks of the depth, where the result cannot hold them.
+  struct Sums {
+    float* data;
+    int64_t row;
   };
 
+  // Each thread packs a slab of columns and multiplies all rows with it.
+  void multiply_slabs(int64_t width) const {
+    const int64_t panels_size = kernels_.panels_size(depth_, width);
+    const int64_t sums_size = needs_sums() ? M_ * width : 0;
+    const auto run_slab = [&](int64_t index, float* scratch) {
+      const Slab slab{index * width, std::min(width, N_ - index * width)};
+      float* const panels = scratch + kProductScratch;
+      const Sums sums{panels + panels_size, width};
+      for (int64_t block = 0; block < blocks_; ++block) {
+        pack(block, slab, panels, {0, 1});
+        for (int64_t row = 0; row < M_; row += kProductRows) {
+          const Range rows{row, std::min(row + kProductRows, M_)};
+          multiply_piece(block, slab, panels, {rows, {0, slab.count}}, sums, scratch);
+        }
+      }
+    };
+    for_each_task(at::divup(N_, width), kProductScratch + panels_size + sums_size, run_slab);
+  }
+
+  // A round is a slab of columns over some blocks of the depth. The threads share the packing of
+  // its panels, and then the rows; where these are few, the columns as well, since panels are read
+  // for every piece of rows. A thread that finds nothing left goes on with the next round, whose
+  // panels are others. Tasks are taken in their order: what one waits for is under way or done.
+  void multiply_rounds(int64_t threads) const {
+    const int64_t width = std::min(N_, kProductColumns);
+    const int64_t panels_size = kernels_.panels_size(depth_, width);
+    const int64_t together = std::clamp<int64_t>(kPanelNumbers / panels_size, 1, blocks_);
+    const int64_t rounds_of_slab = at::divup(blocks_, together);
+    const int64_t num_rounds = at::divup(N_, width) * rounds_of_slab;
+    const std::vector<int64_t> bounds = row_bounds(M_, threads);
+    const auto row_pieces = static_cast<int64_t>(bounds.size()) - 1;
+    const int64_t column_pieces = at::divup(threads, row_pieces);
+    const int64_t num_packs = together * threads, num_pieces = row_pieces * column_pieces;
+
+    const auto fp32 = out_.options().dtype(torch::kFloat32);
+    const int64_t panels_of_round = together * panels_size;
+    const Tensor panels = torch::empty({std::min<int64_t>(num_rounds, 2), panels_of_round}, fp32);
+    const Tensor sums = torch::empty({needs_sums() ? M_ : 0, width}, fp32);
+    std::vector<Counter> packed(num_rounds), multiplied(num_rounds), rounds_of_piece(num_pieces);
+
+    const auto run_task = [&](int64_t index, float* scratch) {
+      const int64_t round = index / (num_packs + num_pieces);
+      const int64_t task = index % (num_packs + num_pieces);
+      const int64_t column = round / rounds_of_slab * width;
+      const Slab slab{column, std::min(width, N_ - column)};
+      const int64_t first = round % rounds_of_slab * together;
+      const int64_t last = std::min(first + together, blocks_);
+      float* const to = data<float>(panels) + round % 2 * panels_of_round;
+      const auto panels_of = [&](int64_t block) { return to + (block - first) * panels_size; };
+      if (task < num_packs) {
+        if (round >= 2) multiplied[round - 2].wait_for(num_pieces);
+        const int64_t block = first + task / threads;
+        if (block < last) pack(block, slab, panels_of(block), {task % threads, threads});
+        packed[round].add();
+        return;
+      }
+      const int64_t piece = task - num_packs;
+      const Part part{
+          {bounds[piece / column_pieces], bounds[piece / column_pieces + 1]},
+          piece_of(piece % column_pieces, column_pieces, slab.count, kProductColumnUnit)};
+      packed[round].wait_for(num_packs);
+      rounds_of_piece[piece].wait_for(round);
+      // The sums of the slab before lay in the same place, those of other pieces in this piece's.
+      if (needs_sums() && first == 0 && round > 0) multiplied[round - 1].wait_for(num_pieces);
+      for (int64_t block = first; block < last; ++block) {
+        multiply_piece(block, slab, panels_of(block), part, {data<float>(sums), width}, scratch);
+      }
+      rounds_of_piece[piece].add();
+      multiplied[round].add();
+    };
+    for_each_task(num_rounds * (num_packs + num_pieces), kProductScratch, run_task);
+  }
+
+  [[nodiscard]] bool needs_sums() const { return sizeof(T) != sizeof(float) && blocks_ > 1; }
   [[nodiscard]] int64_t depth_of(int64_t block) const {
     return std::min(depth_, K_ - block * depth_);
   }
-  [[nodiscard]] int64_t columns_of(int64_t j) const { return std::min(kProductColumns, N_ - j); }
-  [[nodiscard]] float* panels_of(int64_t block, Blocks blocks) const {
-    return data<float>(panels_) + (block - blocks.begin) * panels_stride_;
+
+  void pack(int64_t block, Slab slab, float* panels, Share share) const {
+    kernels_.pack(
+        {view<T>(right_, block * depth_, slab.first), depth_of(block), slab.count, panels},
+        share.piece, share.pieces);
   }
 
-  void pack(int64_t j, Blocks blocks) const {
-    const int64_t pieces = at::get_num_threads();
-    parallel_for(0, (blocks.end - blocks.begin) * pieces, 1, [&](int64_t first, int64_t last) {
-      for (int64_t index = first; index < last; ++index) {
-        const int64_t block = blocks.begin + index / pieces;
-        kernels_.pack({view<T>(right_, block * depth_, j), depth_of(block), columns_of(j),
-                       panels_of(block, blocks)},
-                      index % pieces, pieces);
-      }
-    });
-  }
-
-  // The threads share the rows; where these are few, the columns as well, since panels are read for
-  // every piece of rows.
-  void add(int64_t j, Blocks blocks) const {
-    const int64_t threads = at::get_num_threads();
-    const int64_t row_pieces = count_row_pieces(M_, threads);
-    const int64_t column_pieces = at::divup(threads, row_pieces);
-    for_each_task(row_pieces * column_pieces, kProductScratch, [&](int64_t piece, float* scratch) {
-      const Range rows(piece / column_pieces, row_pieces, M_, kProductRowUnit);
-      const Range columns(piece % column_pieces, column_pieces, columns_of(j), kProductColumnUnit);
-      if (columns.begin == columns.end) return;
-      for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-        auto task = task_at(rows.begin, j, columns.begin, block,
-                            {rows.end - rows.begin, depth_of(block), columns.end - columns.begin});
-        task.panels = panels_of(block, blocks);
-        kernels_.multiply(task, scratch);
-      }
-    });
-  }
-
-  // Rows from `row` on, and columns from j + column on: `column` counts from where the panels
-  // begin.
-  ProductTask<T> task_at(int64_t row, int64_t j, int64_t column, int64_t block, Sizes sizes) const {
+  void multiply_piece(int64_t block, Slab slab, const float* panels, const Part& part, Sums sums,
+                      float* scratch) const {
+    if (part.columns.begin == part.columns.end) return;
+    const int64_t row = part.rows.begin, column = slab.first + part.columns.begin;
     ProductTask<T> task;
     task.left = view<T>(left_, row, block * depth_);
-    task.rows = sizes.rows;
-    task.depth = sizes.depth;
-    task.first_column = column;
-    task.columns = sizes.columns;
-    task.out = data<T>(out_) + row * out_.stride(0) + j + column;
+    task.rows = part.rows.end - row;
+    task.depth = depth_of(block);
+    task.first_column = part.columns.begin;
+    task.columns = part.columns.end - part.columns.begin;
+    task.panels = panels;
+    task.out = data<T>(out_) + row * out_.stride(0) + column;
     task.out_row = out_.stride(0);
     if (block == 0 && base_.defined()) {
-      task.base = const_data<T>(base_) + row * base_.stride(0) + j + column;
+      task.base = const_data<T>(base_) + row * base_.stride(0) + column;
       task.base_row = base_.stride(0);
       task.factor = factor_;
     }
-    keep_sums(task, row, column, block);
-    return task;
+    keep_sums(task, block, {sums.data + row * sums.row + part.columns.begin, sums.row});
+    kernels_.multiply(task, scratch);
   }
-  // Between depths: an fp32 result holds its sums itself.
-  void keep_sums(ProductTask<T>& task, int64_t row, int64_t column, int64_t block) const {
+
+  // Between blocks of the depth: an fp32 result holds its sums itself.
+  void keep_sums(ProductTask<T>& task, int64_t block, Sums sums) const {
     const bool is_first = block == 0, is_last = block + 1 == blocks_;
     if constexpr (sizeof(T) == sizeof(float)) {
       if (is_first) return;
       task.before = task.out;
       task.before_row = task.out_row;
     } else {
-      if (!sums_.defined()) return;
-      float* const sums = data<float>(sums_) + row * sums_.stride(0) + column;
-      if (!is_first) task.before = sums;
-      if (!is_last) task.after = sums;
-      task.before_row = task.after_row = sums_.stride(0);
+      if (!is_first) task.before = sums.data;
+      if (!is_last) task.after = sums.data;
+      task.before_row = task.after_row = sums.row;
     }
   }
 
   const ProductKernels<T>& kernels_;
   const Tensor &out_, &left_, &right_, &base_;
   float factor_;
-  int64_t M_, K_, N_, depth_;
-  int64_t blocks_ = 0, panels_stride_ = 0;
-  Tensor panels_, sums_;
+  int64_t M_, K_, N_, depth_, blocks_;
 };
 
 }  // namespace

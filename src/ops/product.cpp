@@ -19,13 +19,12 @@ bool is_x86_without_avx512() {
 #endif
 }
 
-// In fp32 MKL is as fast where the left factor lies column by column, as in gradients of weights,
-// and faster where it has so few rows that packing the right one costs more than multiplying.
+// In fp32 MKL is faster where the left factor has so few rows that packing the right one costs more
+// than multiplying.
 bool is_own(const Tensor& left, const Tensor& right) {
   constexpr int64_t kFewRows = 64;
   return is_x86_without_avx512() && cpu::takes_product(left, right) &&
-         (left.scalar_type() == torch::kBFloat16 ||
-          (left.stride(1) == 1 && left.size(0) >= kFewRows));
+         (left.scalar_type() == torch::kBFloat16 || left.size(0) >= kFewRows);
 }
 
 void check(const Tensor& left, const Tensor& right, const Tensor& out) {

@@ -87,13 +87,15 @@ bool is_rounded_once(const Tensor& got, const Tensor& expected, int64_t K) {
   return (got.to(torch::kFloat64) - expected).abs().le(bound).all().item<bool>();
 }
 
-// Sizes on both sides of a tile, a panel, a step of rows, a block of the depth, and
-// all blocks whose panels are packed together.
+using Sizes = std::array<int64_t, 3>;
+
+// Sizes on both sides of a tile, a panel, a piece of rows and a block of the depth; with several
+// rounds of panels; and with panels that each thread packs for itself.
 TEST_P(ProductVariant, IsThatOfFp64) {
-  using Sizes = std::array<int64_t, 3>;
-  for (const auto& [M, K, N] : {Sizes{1, 1, 1}, Sizes{5, 1100, 7}, Sizes{13, 9, 577},
-                                Sizes{150, 513, 25}, Sizes{24, 512, 48}, Sizes{3, 520, 1160},
-                                Sizes{301, 2, 100}, Sizes{2, 0, 3}, Sizes{3, 4200, 600}}) {
+  for (const auto& [M, K, N] :
+       {Sizes{1, 1, 1}, Sizes{5, 1100, 7}, Sizes{13, 9, 577}, Sizes{150, 513, 25},
+        Sizes{24, 512, 48}, Sizes{3, 520, 1160}, Sizes{301, 2, 100}, Sizes{2, 0, 3},
+        Sizes{150, 4200, 600}, Sizes{3, 600, 2400}}) {
     for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
       for (const auto& [left, right] : factors(M, K, N, dtype)) {
         const Tensor exact = at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64));
@@ -134,15 +136,19 @@ TEST_P(ProductVariant, TakesRowsThatLieAPageApart) {
 TEST_P(ProductVariant, HasTheSameBitsForAnyNumberOfThreads) {
   const int threads = at::get_num_threads();
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
-    for (const auto& [left, right] : factors(500, 1300, 100, dtype)) {
-      at::set_num_threads(1);
-      Tensor one = torch::empty({500, 100}, dtype);
-      cpu::multiply(GetParam(), one, left, right, {}, 0);
-      for (const int n : {2, 3, 16}) {
-        at::set_num_threads(n);
-        Tensor several = torch::empty({500, 100}, dtype);
-        cpu::multiply(GetParam(), several, left, right, {}, 0);
-        EXPECT_TRUE(torch::equal(several, one)) << n;
+    // Pieces of rows alone, several rounds, and slabs of columns.
+    for (const auto& [M, K, N] :
+         {Sizes{500, 1300, 100}, Sizes{150, 4200, 600}, Sizes{100, 1300, 500}}) {
+      for (const auto& [left, right] : factors(M, K, N, dtype)) {
+        at::set_num_threads(1);
+        Tensor one = torch::empty({M, N}, dtype);
+        cpu::multiply(GetParam(), one, left, right, {}, 0);
+        for (const int n : {2, 3, 16}) {
+          at::set_num_threads(n);
+          Tensor several = torch::empty({M, N}, dtype);
+          cpu::multiply(GetParam(), several, left, right, {}, 0);
+          EXPECT_TRUE(torch::equal(several, one)) << n << " threads, " << M << " rows";
+        }
       }
     }
   }

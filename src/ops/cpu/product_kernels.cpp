@@ -28,7 +28,7 @@ static_assert(kProductRowUnit % kGroup == 0 && kProductRows % kProductRowUnit ==
 static_assert(kProductColumnUnit % kPanelColumns == 0 && kProductColumns % kProductColumnUnit == 0);
 
 // Rows ahead that are fetched where a matrix is read across: processors do not see them coming.
-constexpr int64_t kAhead = 4;
+constexpr int64_t kAhead = 8;
 using Four = VectorOf<float, 4>::Type;
 
 template <class T>
@@ -206,6 +206,15 @@ void finish_row(const ProductTask<T>& task, int64_t row, int64_t column, int64_t
   }
 }
 
+// Rows of a tile's result, and of what it is added to, on their way while the tile is multiplied.
+template <class T>
+void fetch_rows(const T* from, int64_t stride, int64_t rows, int64_t columns) {
+  for (int64_t i = 0; i < rows; ++i) {
+    fetch(from + i * stride, columns);
+    __builtin_prefetch(from + i * stride + columns - 1);
+  }
+}
+
 // One group of rows times one panel.
 template <int kVectors, class T>
 void multiply_panel(const ProductTask<T>& task, const Group& group, int64_t row, int64_t column) {
@@ -214,6 +223,10 @@ void multiply_panel(const ProductTask<T>& task, const Group& group, int64_t row,
   const int64_t count = smaller(kWidth, task.columns - column);
   const float* const panel =
       task.panels + (task.first_column + column) / kPanelColumns * panel_stride(task.depth);
+  fetch_rows(task.out + row * task.out_row + column, task.out_row, rows, count);
+  if (task.before == nullptr && task.base != nullptr) {
+    fetch_rows(task.base + row * task.base_row + column, task.base_row, rows, count);
+  }
   if constexpr (sizeof(T) == sizeof(float)) {
     const bool is_whole = rows == kGroup && count == kWidth;
     float* const out = task.out + row * task.out_row + column;
