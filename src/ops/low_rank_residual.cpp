@@ -192,7 +192,7 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
     const Tensor dy = as_matrix(grad_outputs[0]).contiguous();        // [N, out]
     const Tensor dlow = product_of(dy, b.t());                        // [N, R]
-    const Tensor dx = product_of(dlow, a.t()).view_as(x);             // [..., in]
+    const Tensor dx = as_gradient_of(x, product_of(dlow, a.t()));     // [..., in]
     const Tensor dA = product_of(as_matrix(x).t(), dlow).to(master);  // [in, R]
     const Tensor dB = product_of(low.t(), dy).to(master);             // [R, out]
     const auto later = ctx->saved_data.find("y_prev");
@@ -200,7 +200,7 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
       y_prev = static_cast<LaterTensor&>(*later->second.toCapsule()).take();
     }
     const auto cross = cross_layer_backward(dy, as_matrix(y_prev), c);
-    return {dx, dA, dB, cross.y_prev.view_as(y_prev), cross.beta, Tensor(), Tensor()};
+    return {dx, dA, dB, as_gradient_of(y_prev, cross.y_prev), cross.beta, Tensor(), Tensor()};
   }
 };
 

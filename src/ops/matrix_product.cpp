@@ -46,9 +46,9 @@ class MatrixProduct : public torch::autograd::Function<MatrixProduct> {
     const Tensor& w = saved[1];
     const bool out_in = ctx->saved_data["out_in"].toBool();
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
-    const Tensor dy = as_matrix(grad_outputs[0]).contiguous();           // [N, out]
-    const Tensor dx = product_of(dy, in_out(w, out_in).t()).view_as(x);  // [..., in]
-    const Tensor rows = as_matrix(x);                                    // [N, in]
+    const Tensor dy = as_matrix(grad_outputs[0]).contiguous();                   // [N, out]
+    const Tensor dx = as_gradient_of(x, product_of(dy, in_out(w, out_in).t()));  // [..., in]
+    const Tensor rows = as_matrix(x);                                            // [N, in]
     const Tensor dw = out_in ? product_of(dy.t(), rows) : product_of(rows.t(), dy);
     return {dx, dw.to(master), Tensor(), Tensor()};
   }

@@ -88,4 +88,8 @@ Tensor scaled_plus_product(const Tensor& c, const Tensor& base, const Tensor& le
   return out;
 }
 
+Tensor as_gradient_of(const Tensor& x, const Tensor& matrix) {
+  return at::_unsafe_view(matrix, x.sizes());
+}
+
 }  // namespace crnet

@@ -10,9 +10,9 @@ namespace crnet {
 [[nodiscard]] bool is_slow_in_libtorch(torch::Device device, torch::ScalarType dtype);
 
 /// left [M, K] · right [K, N], of one dtype, any strides. By LibTorch's mm, but on x86 without
-/// AVX-512 by crnet's own kernels (ops/cpu_product.h): in fp32 where `left` lies row by row and has
-/// 64 rows or more, since they are faster than MKL's there, and in bf16 always, since LibTorch goes
-/// through it number by number. Throws Error or c10::Error where shapes or dtypes do not fit.
+/// AVX-512 by crnet's own kernels (ops/cpu_product.h): in fp32 where `left` has 64 rows or more,
+/// since they are faster than MKL's there, and in bf16 always, since LibTorch goes through it
+/// number by number. Throws Error or c10::Error where shapes or dtypes do not fit.
 [[nodiscard]] torch::Tensor product_of(const torch::Tensor& left, const torch::Tensor& right);
 /// out = left · right.
 void store_product(torch::Tensor& out, const torch::Tensor& left, const torch::Tensor& right);
@@ -24,5 +24,9 @@ void add_product(torch::Tensor& sum, const torch::Tensor& left, const torch::Ten
 [[nodiscard]] torch::Tensor scaled_plus_product(const torch::Tensor& c, const torch::Tensor& base,
                                                 const torch::Tensor& left,
                                                 const torch::Tensor& right);
+
+/// The gradient of x, which was computed as a matrix, in x's sizes. No view: autograd adds further
+/// gradients in place only where nothing else holds the memory, and a view's base does.
+[[nodiscard]] torch::Tensor as_gradient_of(const torch::Tensor& x, const torch::Tensor& matrix);
 
 }  // namespace crnet
