@@ -1,5 +1,5 @@
 # `cmake --install <build> --prefix P`: the library with its headers as the package crnet, and the
-# executable with a run path to the LibTorch that it was built with.
+# programs with a run path to the LibTorch that it was built with.
 
 include(CMakePackageConfigHelpers)
 set(CRNET_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/crnet)
@@ -7,10 +7,10 @@ set(CRNET_PACKAGE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/crnet)
 install(TARGETS crnet EXPORT crnetTargets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT development
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT runtime)
-install(TARGETS crnet_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
+install(TARGETS ${CRNET_PROGRAMS} RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT runtime)
 file(RELATIVE_PATH _bin_to_lib ${CMAKE_INSTALL_FULL_BINDIR} ${CMAKE_INSTALL_FULL_LIBDIR})
-set_target_properties(crnet crnet_cli PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
-set_target_properties(crnet_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${_bin_to_lib}")
+set_target_properties(crnet ${CRNET_PROGRAMS} PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
+set_target_properties(${CRNET_PROGRAMS} PROPERTIES INSTALL_RPATH "$ORIGIN/${_bin_to_lib}")
 
 install(DIRECTORY include/crnet DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT development
         FILES_MATCHING PATTERN "*.h")

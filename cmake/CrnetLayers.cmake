@@ -3,14 +3,16 @@
 # One precompiled header serves every target that sees LibTorch.
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/pch/torch_pch.cpp CONTENT "")
 add_library(crnet_torch_pch OBJECT ${CMAKE_BINARY_DIR}/pch/torch_pch.cpp)
-target_link_libraries(crnet_torch_pch PRIVATE LibTorch::LibTorch crnet_options)
+target_link_libraries(crnet_torch_pch PRIVATE LibTorch::CPU crnet_options)
 target_precompile_headers(crnet_torch_pch PRIVATE <torch/torch.h>)
 # What ccache takes for the header's contents: those differ from build to build, and are 700 MB.
 file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/CMakeFiles/crnet_torch_pch.dir/cmake_pch.hxx.gch.sum
      CONTENT "${CMAKE_CXX_COMPILER_VERSION} ${LibTorch_VERSION} ${LibTorch_INCLUDE_DIR}")
 
 function(crnet_use_torch_pch target)
-  target_link_libraries(${target} PRIVATE LibTorch::LibTorch)
+  # The headers alone: what a program links follows from the layers in it.
+  target_include_directories(${target} SYSTEM PRIVATE
+    $<TARGET_PROPERTY:LibTorch::CPU,INTERFACE_INCLUDE_DIRECTORIES>)
   target_precompile_headers(${target} REUSE_FROM crnet_torch_pch)
   # An executable's -fPIE would make the compiler pass over the header, at ten times the cost.
   set_target_properties(${target} PROPERTIES POSITION_INDEPENDENT_CODE OFF)
@@ -58,5 +60,6 @@ function(crnet_library name)
   target_compile_features(${name} PUBLIC cxx_std_20)
   target_link_libraries(${name} PUBLIC LibTorch::LibTorch Threads::Threads
                                 PRIVATE ${links})
-  set_target_properties(${name} PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION 0)
+  set_target_properties(${name} PROPERTIES VERSION ${PROJECT_VERSION} SOVERSION 0
+                                           CRNET_PRIVATE_LINKS "${links}")
 endfunction()

@@ -6,9 +6,10 @@
 # `python3 -c 'import torch; print(torch.utils.cmake_prefix_path)'`, or the folder that a LibTorch
 # archive unpacks to).
 #
-# Result: target LibTorch::LibTorch; LibTorch_ROOT_DIR, LibTorch_VERSION, LibTorch_CUDA. For code that
-# calls CUDA itself: target LibTorch::CUDA (its part in c10, and the very runtime and cuBLASLt that
-# LibTorch loads), LibTorch_CUDA_MAJOR (where that can be told).
+# Result: target LibTorch::LibTorch, and LibTorch::CPU, which leaves CUDA out; LibTorch_ROOT_DIR,
+# LibTorch_VERSION, LibTorch_CUDA. For code that calls CUDA itself: target LibTorch::CUDA (its part
+# in c10, and the very runtime and cuBLASLt that LibTorch loads), LibTorch_CUDA_MAJOR (where that
+# can be told).
 
 find_path(LibTorch_INCLUDE_DIR torch/csrc/api/include/torch/torch.h
           PATH_SUFFIXES include ../../include
@@ -88,20 +89,23 @@ find_package_handle_standard_args(LibTorch
   REASON_FAILURE_MESSAGE "name its folder in CMAKE_PREFIX_PATH, as torch.utils.cmake_prefix_path has it")
 
 if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
-  set(LibTorch_CUDA FALSE)
-  set(_libraries "${LibTorch_torch_cpu_LIBRARY}" "${LibTorch_c10_LIBRARY}"
-      ${LibTorch_OpenMP_LIBRARY})
-  if(LibTorch_torch_cuda_LIBRARY)
-    set(LibTorch_CUDA TRUE)
-    # Nothing refers to libtorch_cuda.so by symbol: it registers itself when it is loaded.
-    list(PREPEND _libraries
-         "-Wl,--push-state,--no-as-needed" "${LibTorch_torch_cuda_LIBRARY}" "-Wl,--pop-state")
-  endif()
-  add_library(LibTorch::LibTorch INTERFACE IMPORTED)
-  set_target_properties(LibTorch::LibTorch PROPERTIES
+  add_library(LibTorch::CPU INTERFACE IMPORTED)
+  set_target_properties(LibTorch::CPU PROPERTIES
     INTERFACE_INCLUDE_DIRECTORIES
       "${LibTorch_INCLUDE_DIR};${LibTorch_INCLUDE_DIR}/torch/csrc/api/include"
-    INTERFACE_LINK_LIBRARIES "${_libraries}")
+    INTERFACE_LINK_LIBRARIES
+      "${LibTorch_torch_cpu_LIBRARY};${LibTorch_c10_LIBRARY};${LibTorch_OpenMP_LIBRARY}")
+  set(LibTorch_CUDA FALSE)
+  set(_libraries LibTorch::CPU)
+  if(LibTorch_torch_cuda_LIBRARY)
+    set(LibTorch_CUDA TRUE)
+    # Nothing refers to libtorch_cuda.so by symbol: it registers itself when it is loaded. One item,
+    # since CMake may part several.
+    list(PREPEND _libraries
+         "-Wl,--push-state,--no-as-needed,${LibTorch_torch_cuda_LIBRARY},--pop-state")
+  endif()
+  add_library(LibTorch::LibTorch INTERFACE IMPORTED)
+  set_target_properties(LibTorch::LibTorch PROPERTIES INTERFACE_LINK_LIBRARIES "${_libraries}")
 endif()
 if(LibTorch_FOUND AND LibTorch_c10_cuda_LIBRARY AND LibTorch_cudart_LIBRARY AND
    LibTorch_cublasLt_LIBRARY AND NOT TARGET LibTorch::CUDA)

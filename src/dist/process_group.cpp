@@ -1,21 +1,16 @@
-// LibTorch's headers of backends are empty without these.
+// LibTorch's header of the backend is empty without it.
 #define USE_C10D_GLOO
-#ifdef CRNET_NCCL
-#define USE_C10D_NCCL
-#endif
 
 #include "dist/process_group.h"
 
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
-#ifdef CRNET_NCCL
-#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
-#endif
 
 #include <cstdlib>
 #include <string>
 
 #include "crnet/core/error.h"
+#include "dist/nccl.h"
 
 namespace crnet {
 namespace {
@@ -60,22 +55,11 @@ Group make_gloo(const StorePtr& store, const Launch& launch, const Members& memb
       c10::make_intrusive<c10d::ProcessGroupGloo>(own, members.rank, members.size, options));
 }
 
-#ifdef CRNET_NCCL
-Group make_nccl(const StorePtr& store, const Members& members, milliseconds timeout) {
+Group nccl_group(const StorePtr& store, const Members& members, milliseconds timeout) {
   const StorePtr own = c10::make_intrusive<c10d::PrefixStore>("nccl" + members.name, store);
-  auto options = c10d::ProcessGroupNCCL::Options::create();
-  options->timeout = timeout;
-  return with_backend(
-      own, members, torch::kCUDA, BackendType::NCCL,
-      c10::make_intrusive<c10d::ProcessGroupNCCL>(own, members.rank, members.size, options));
+  return with_backend(own, members, torch::kCUDA, BackendType::NCCL,
+                      make_nccl(own, members.rank, members.size, timeout));
 }
-#else
-Group make_nccl(const StorePtr&, const Members&, milliseconds) {
-  throw UsageError(
-      "[dist] dist.backend: expected gloo, since crnet was built without NCCL, got nccl; build it "
-      "where LibTorch has CUDA and nccl.h is installed");
-}
-#endif
 
 }  // namespace
 
@@ -101,7 +85,7 @@ ProcessGroups make_process_groups(const StorePtr& store, const Launch& launch,
     return group;
   };
   const auto make = [&](const Members& members) {
-    return nccl ? make_nccl(store, members, timeout) : gloo(members);
+    return nccl ? nccl_group(store, members, timeout) : gloo(members);
   };
   const Members all{"", launch.rank, launch.world_size};
   ProcessGroups groups;

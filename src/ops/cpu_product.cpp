@@ -68,7 +68,7 @@ std::vector<int64_t> row_bounds(int64_t M, int64_t threads) {
 // thread to take several slabs, or rows so few that nobody else would read the panels. Else 0.
 int64_t slab_columns(int64_t M, int64_t N, int64_t threads) {
   if (N >= 8 * threads * kSlabColumns) return kSlabColumns;
-  if (M > kProductRows) return 0;
+  if (M > kProductRows || at::divup(N, kProductColumnUnit) < threads) return 0;
   const int64_t slabs = at::divup(N, kWidestSlab * threads) * threads;
   return at::divup(at::divup(N, slabs), kProductColumnUnit) * kProductColumnUnit;
 }
@@ -76,11 +76,11 @@ int64_t slab_columns(int64_t M, int64_t N, int64_t threads) {
 // Counts up, and lets threads wait for a count.
 class Counter {
  public:
-  void add() {
-    count_.fetch_add(1, std::memory_order_release);
-    count_.notify_all();
+  // `last` is what others wait for.
+  void add(int64_t last) {
+    if (count_.fetch_add(1, std::memory_order_release) + 1 == last) count_.notify_all();
   }
-  void wait_for(int count) const {
+  void wait_for(int64_t count) const {
     for (int now = load(); now < count; now = load()) count_.wait(now, std::memory_order_acquire);
   }
 
@@ -175,7 +175,7 @@ class Product {
     const Tensor sums = torch::empty({needs_sums() ? M_ : 0, width}, fp32);
     std::vector<Counter> packed(num_rounds), multiplied(num_rounds), rounds_of_piece(num_pieces);
 
-    const auto run_task = [&](int64_t index, float* scratch) {
+    const auto run_task = [&](int64_t index, float* scratch) noexcept {
       const int64_t round = index / (num_packs + num_pieces);
       const int64_t task = index % (num_packs + num_pieces);
       const int64_t column = round / rounds_of_slab * width;
@@ -188,7 +188,7 @@ class Product {
         if (round >= 2) multiplied[round - 2].wait_for(num_pieces);
         const int64_t block = first + task / threads;
         if (block < last) pack(block, slab, panels_of(block), {task % threads, threads});
-        packed[round].add();
+        packed[round].add(num_packs);
         return;
       }
       const int64_t piece = task - num_packs;
@@ -202,8 +202,8 @@ class Product {
       for (int64_t block = first; block < last; ++block) {
         multiply_piece(block, slab, panels_of(block), part, {data<float>(sums), width}, scratch);
       }
-      rounds_of_piece[piece].add();
-      multiplied[round].add();
+      rounds_of_piece[piece].add(round + 1);
+      multiplied[round].add(num_pieces);
     };
     for_each_task(num_rounds * (num_packs + num_pieces), kProductScratch, run_task);
   }

@@ -26,7 +26,8 @@ void add_product(torch::Tensor& sum, const torch::Tensor& left, const torch::Ten
                                                 const torch::Tensor& right);
 
 /// The gradient of x, which was computed as a matrix, in x's sizes. No view: autograd adds further
-/// gradients in place only where nothing else holds the memory, and a view's base does.
+/// gradients in place only where nothing else holds the memory, and a view's base does. Nothing may
+/// use `matrix` afterwards.
 [[nodiscard]] torch::Tensor as_gradient_of(const torch::Tensor& x, const torch::Tensor& matrix);
 
 }  // namespace crnet

@@ -52,8 +52,9 @@ def environment_of(pid):
 
 
 def runs_crnet(pid):
+    """Or the program beside it that it starts, crnet-cpu."""
     try:
-        return os.readlink(f"/proc/{pid}/exe") == os.path.realpath(Setup.crnet)
+        return os.readlink(f"/proc/{pid}/exe").startswith(os.path.realpath(Setup.crnet))
     except OSError:
         return False
 

@@ -146,6 +146,13 @@ V __shfl_xor_sync(unsigned mask, V value, int lanes) {
   return other;
 }
 
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+inline void __stwb(uint4* p, uint4 bits) {
+  *p = bits;
+}
+
 inline float __uint_as_float(unsigned bits) {
   float value;
   std::memcpy(&value, &bits, sizeof(value));

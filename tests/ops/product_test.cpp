@@ -95,7 +95,7 @@ TEST_P(ProductVariant, IsThatOfFp64) {
   for (const auto& [M, K, N] :
        {Sizes{1, 1, 1}, Sizes{5, 1100, 7}, Sizes{13, 9, 577}, Sizes{150, 513, 25},
         Sizes{24, 512, 48}, Sizes{3, 520, 1160}, Sizes{301, 2, 100}, Sizes{2, 0, 3},
-        Sizes{150, 4200, 600}, Sizes{3, 600, 2400}}) {
+        Sizes{150, 4200, 600}, Sizes{3, 600, 2400}, Sizes{300, 1100, 2400}}) {
     for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
       for (const auto& [left, right] : factors(M, K, N, dtype)) {
         const Tensor exact = at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64));
@@ -136,9 +136,9 @@ TEST_P(ProductVariant, TakesRowsThatLieAPageApart) {
 TEST_P(ProductVariant, HasTheSameBitsForAnyNumberOfThreads) {
   const int threads = at::get_num_threads();
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
-    // Pieces of rows alone, several rounds, and slabs of columns.
-    for (const auto& [M, K, N] :
-         {Sizes{500, 1300, 100}, Sizes{150, 4200, 600}, Sizes{100, 1300, 500}}) {
+    // Pieces of rows alone, several rounds, slabs of columns, and slabs where there is one thread.
+    for (const auto& [M, K, N] : {Sizes{500, 1300, 100}, Sizes{150, 4200, 600},
+                                  Sizes{100, 1300, 500}, Sizes{300, 1100, 1200}}) {
       for (const auto& [left, right] : factors(M, K, N, dtype)) {
         at::set_num_threads(1);
         Tensor one = torch::empty({M, N}, dtype);

@@ -223,7 +223,11 @@ void multiply_panel(const ProductTask<T>& task, const Group& group, int64_t row,
   const int64_t count = smaller(kWidth, task.columns - column);
   const float* const panel =
       task.panels + (task.first_column + column) / kPanelColumns * panel_stride(task.depth);
-  fetch_rows(task.out + row * task.out_row + column, task.out_row, rows, count);
+  if (task.after != nullptr) {
+    fetch_rows(task.after + row * task.after_row + column, task.after_row, rows, count);
+  } else {
+    fetch_rows(task.out + row * task.out_row + column, task.out_row, rows, count);
+  }
   if (task.before == nullptr && task.base != nullptr) {
     fetch_rows(task.base + row * task.base_row + column, task.base_row, rows, count);
   }

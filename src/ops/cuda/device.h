@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 #endif  // elsewhere tests/ops/cuda_emulation.h stands in for both, and is included first
 
+#include <cstring>
 #include <string>
 
 #include "crnet/core/error.h"
@@ -69,7 +70,13 @@ __device__ inline void store(T* p, const Floats<kWidth>& floats) {
   Pack<T, kWidth> pack;
 #pragma unroll
   for (int k = 0; k < kWidth; ++k) pack.values[k] = from_float<T>(floats[k]);
-  *reinterpret_cast<Pack<T, kWidth>*>(p) = pack;
+  if constexpr (sizeof(pack) == sizeof(uint4)) {
+    uint4 bits;
+    memcpy(&bits, &pack, sizeof(bits));
+    __stwb(reinterpret_cast<uint4*>(p), bits);  // an assignment may become a store per element
+  } else {
+    *reinterpret_cast<Pack<T, kWidth>*>(p) = pack;
+  }
 }
 
 // ---- loops

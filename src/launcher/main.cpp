@@ -1,0 +1,33 @@
+// crnet: starts crnet-cuda where there is a driver for NVIDIA GPUs, else crnet-cpu, which does
+// without LibTorch's CUDA libraries: loading them takes 230 MiB and a quarter of a second.
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <string>
+
+namespace {
+
+bool can_use_gpus() {
+  const char* const visible = std::getenv("CUDA_VISIBLE_DEVICES");
+  const std::string devices = visible == nullptr ? "all" : visible;
+  if (devices.empty() || devices == "-1") return false;  // CUDA's ways to hide them all
+  return dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL) != nullptr;
+}
+
+}  // namespace
+
+int main(int /*argc*/, char** argv) {
+  std::error_code no_proc;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", no_proc);
+  const auto program = self.parent_path() / (can_use_gpus() ? "crnet-cuda" : "crnet-cpu");
+  execv(program.c_str(), argv);
+  std::fprintf(stderr,
+               "crnet: expected to start %s, got: %s; it belongs beside the program crnet\n",
+               program.c_str(), std::strerror(errno));
+  return 70;
+}

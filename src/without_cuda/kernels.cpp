@@ -1,0 +1,87 @@
+// What src/ops/cuda has, for programs that do without LibTorch's CUDA: nobody gets to call it,
+// since there are no tensors on a GPU. The linker finds these before the real ones in the library,
+// and leaves those there, with all that they need.
+#include "ops/cuda/kernels.h"
+
+#include "crnet/core/error.h"
+#include "ops/cuda/dispatch.h"
+
+namespace crnet::cuda {
+namespace {
+
+[[noreturn]] void refuse() {
+  throw Error("[cuda] expected tensors on the CPU, since this program is built without CUDA");
+}
+
+}  // namespace
+
+Stream current_stream(const torch::Tensor&) {
+  refuse();
+}
+
+template <class T>
+void rms_norm(const T*, const float*, T*, float*, int64_t, int64_t, float, Stream) {
+  refuse();
+}
+
+template <class T>
+void rms_norm_backward(const T*, const T*, const float*, const float*, T*, float*, int64_t, int64_t,
+                       Stream) {
+  refuse();
+}
+
+template <class T>
+void rope(const T*, const float*, const float*, T*, int64_t, int64_t, int64_t, int64_t, float,
+          Stream) {
+  refuse();
+}
+
+template <class T>
+void swiglu(const T*, const T*, T*, int64_t, Stream) {
+  refuse();
+}
+
+template <class T>
+void swiglu_backward(const T*, const T*, const T*, T*, T*, int64_t, Stream) {
+  refuse();
+}
+
+template <class T>
+void cross_entropy(T*, const int64_t*, int64_t, const float*, float*, int64_t, int64_t, Stream) {
+  refuse();
+}
+
+void signed_scale(const float*, float, float*, Stream) {
+  refuse();
+}
+
+template <class T>
+void scale_and_dot(const T*, const T*, const float*, T*, float*, float*, int64_t, Stream) {
+  refuse();
+}
+
+template <class T>
+bool residual_product(const T*, const T*, const T*, const float*, T*, int64_t, int64_t, int64_t,
+                      Stream) {
+  refuse();
+}
+
+template <class T>
+void subtract_and_divide(const T*, T*, float, int64_t, Stream) {
+  refuse();
+}
+
+#define CRNET_FOR_ELEMENT(T)                                    \
+  template decltype(rms_norm<T>) rms_norm<T>;                   \
+  template decltype(rms_norm_backward<T>) rms_norm_backward<T>; \
+  template decltype(rope<T>) rope<T>;                           \
+  template decltype(swiglu<T>) swiglu<T>;                       \
+  template decltype(swiglu_backward<T>) swiglu_backward<T>;     \
+  template decltype(cross_entropy<T>) cross_entropy<T>;         \
+  template decltype(scale_and_dot<T>) scale_and_dot<T>;         \
+  template decltype(residual_product<T>) residual_product<T>;   \
+  template decltype(subtract_and_divide<T>) subtract_and_divide<T>
+CRNET_FOR_ELEMENT(float);
+CRNET_FOR_ELEMENT(bfloat16);
+
+}  // namespace crnet::cuda
