@@ -1,5 +1,5 @@
 # Programs of crnet. Where LibTorch has CUDA, `crnet` chooses between two: crnet-cpu, which does not
-# load LibTorch's CUDA libraries, and crnet-cuda.
+# load libtorch_cuda.so, and crnet-cuda.
 
 # Whether programs can leave CUDA out: the linker takes from a static library what it needs.
 set(CRNET_HAS_TWO_PROGRAMS OFF)
@@ -16,6 +16,7 @@ if(CRNET_HAS_TWO_PROGRAMS)
                                                        ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(crnet_absent_cuda PRIVATE crnet_options)
   crnet_use_torch_pch(crnet_absent_cuda)
+  crnet_see_cuda(crnet_absent_cuda)
   get_target_property(_links crnet CRNET_PRIVATE_LINKS)
   list(REMOVE_ITEM _links LibTorch::CUDA)
   target_sources(crnet_without_cuda INTERFACE $<TARGET_OBJECTS:crnet_absent_cuda>)

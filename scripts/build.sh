@@ -3,7 +3,7 @@
 #
 # Usage: scripts/build.sh [--preset release|dev|asan] [TARGET…]
 #   --preset P  which of CMakePresets.json (default: release); the build is in build/P
-#   TARGET      what to build (default: everything); crnet_cli is the executable `crnet`
+#   TARGET      what to build (default: everything); crnet_cli is the program `crnet`
 #
 # LibTorch is the one that CRNET_TORCH or CMAKE_PREFIX_PATH names, else that of scripts/setup.sh.
 set -euo pipefail

@@ -49,7 +49,7 @@ check_traces() {
     readelf -d "$program" | sed -n '/NEEDED/p' |
       refuse_any "$(basename "$program") loads libraries of the system" "$libraries"
     say "$(basename "$program"): sound"
-  done < <(find "$BUILD" -maxdepth 3 -type f -executable \( -name crnet -o -name '*_tests' \))
+  done < <(find "$BUILD" -maxdepth 3 -type f -executable \( -name crnet -o -name 'crnet-c*' -o -name '*_tests' \))
 }
 
 if [[ ! -f $stage/VERSIONS ]]; then "$CRNET_ROOT/scripts/setup.sh" --stage "$stage"; fi

@@ -1,5 +1,5 @@
 // crnet: starts crnet-cuda where there is a driver for NVIDIA GPUs, else crnet-cpu, which does
-// without LibTorch's CUDA libraries: loading them takes 230 MiB and a quarter of a second.
+// without libtorch_cuda.so: loading that takes 230 MiB and a quarter of a second.
 #include <dlfcn.h>
 #include <unistd.h>
 
@@ -22,8 +22,13 @@ bool can_use_gpus() {
 }  // namespace
 
 int main(int /*argc*/, char** argv) {
-  std::error_code no_proc;
-  const auto self = std::filesystem::read_symlink("/proc/self/exe", no_proc);
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error) {
+    std::fprintf(stderr, "crnet: expected /proc/self/exe to name this program, got: %s\n",
+                 error.message().c_str());
+    return 70;
+  }
   const auto program = self.parent_path() / (can_use_gpus() ? "crnet-cuda" : "crnet-cpu");
   execv(program.c_str(), argv);
   std::fprintf(stderr,

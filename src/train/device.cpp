@@ -110,8 +110,8 @@ torch::Device select_device(DeviceChoice choice, const Launch& launch) {
   if (choice == DeviceChoice::kCuda && !available) {
     throw UsageError(
         "[train] train.device: expected a CUDA GPU, got none that LibTorch can use; check "
-        "nvidia-smi "
-        "and that LibTorch is a CUDA build, or use --set train.device=cpu");
+        "nvidia-smi, CUDA_VISIBLE_DEVICES, that the loader finds libcuda.so.1 (else crnet runs as "
+        "crnet-cpu) and that LibTorch is a CUDA build, or use --set train.device=cpu");
   }
   if (choice == DeviceChoice::kCpu || !available) return torch::kCPU;
   const auto count = static_cast<int>(torch::cuda::device_count());
@@ -133,6 +133,8 @@ Runtime select_runtime(const TrainConfig& config, const Launch& launch) {
   runtime.device = select_device(config.device, launch);
   // Of what is measured, too, and what LibTorch puts on "the" GPU.
   if (runtime.device.is_cuda()) at::accelerator::setDeviceIndex(runtime.device.index());
+  // Parts of a sum are added up in fp32, never in bf16.
+  at::globalContext().setAllowBF16ReductionCuBLAS(false);
   runtime.threads = config.threads > 0 ? config.threads : share_of_cores(launch.local_world_size);
   torch::set_num_threads(static_cast<int>(runtime.threads));
   const bool bf16 = config.precision == PrecisionChoice::kAuto
@@ -145,12 +147,15 @@ Runtime select_runtime(const TrainConfig& config, const Launch& launch) {
 double measure_peak_flops(const Runtime& runtime) {
   const int64_t n = runtime.device.is_cuda() ? 8192 : 1024;
   const double rate = product_rate(runtime.device, runtime.compute_dtype, n, 0.25);
-  if (runtime.device.is_cuda()) {  // the matrices are no part of the run
-    auto* allocator = c10::getDeviceAllocator(torch::kCUDA);
-    allocator->emptyCache();
-    allocator->resetPeakStats(runtime.device.index());
-  }
+  forget_measurement(runtime.device);
   return rate;
+}
+
+void forget_measurement(torch::Device device) {
+  if (!device.is_cuda()) return;
+  auto* allocator = c10::getDeviceAllocator(torch::kCUDA);
+  allocator->emptyCache();
+  allocator->resetPeakStats(device.has_index() ? device.index() : c10::DeviceIndex(0));
 }
 
 int64_t peak_memory_bytes(torch::Device device) {

@@ -1,5 +1,6 @@
 #include "crnet/train/machine_rates.h"
 
+#include <c10/core/CachingDeviceAllocator.h>
 #include <torch/cuda.h>
 
 #include <algorithm>
@@ -17,28 +18,47 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using torch::Tensor;
 
-constexpr double kBudget = 0.3;             // seconds for each rate
-constexpr int64_t kTokens = 2048;           // a product of fewer runs slower
-constexpr int64_t kMemoryBytes = 64 << 20;  // past every cache
+constexpr double kBudget = 0.3;  // seconds for each rate
+
+// What a rate is measured with.
+struct Load {
+  int64_t tokens;  // products of fewer run slower
+  int64_t bytes;   // of a tensor past every cache
+  int most_calls;  // between two waits for the device
+};
+constexpr Load kOnCpu{2048, 64 << 20, 1}, kOnGpu{8192, 1 << 30, 8};
+
+Load load_on(torch::Device device) {
+  if (!device.is_cuda()) return kOnCpu;
+  Load load = kOnGpu;
+  const auto index = device.has_index() ? device.index() : c10::DeviceIndex(0);
+  const auto free = c10::getDeviceAllocator(torch::kCUDA)->getMemoryInfo(index).first;
+  load.bytes = std::min(load.bytes, static_cast<int64_t>(free) / 8);
+  return load;
+}
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// The median of the calls that fit into the budget, after one to warm up.
+// Of one call: the median of what fits into the budget, after two to warm up.
 double median_seconds(torch::Device device, const std::function<void()>& call) {
   const auto synchronize = [&] {
     if (device.is_cuda()) torch::cuda::synchronize();
   };
-  call();
-  synchronize();
+  const auto timed = [&](int calls) {
+    const auto begin = Clock::now();
+    for (int i = 0; i < calls; ++i) call();
+    synchronize();
+    return seconds_since(begin) / calls;
+  };
+  timed(1);
+  const auto fit = static_cast<int>(kBudget / 8 / timed(1));
+  const int calls = std::clamp(fit, 1, load_on(device).most_calls);
   std::vector<double> times;
   const auto start = Clock::now();
   do {
-    const auto begin = Clock::now();
-    call();
-    synchronize();
-    times.push_back(seconds_since(begin));
+    times.push_back(timed(calls));
   } while (seconds_since(start) < kBudget);
   std::nth_element(times.begin(), times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2),
                    times.end());
@@ -52,22 +72,24 @@ double product_flops(int64_t rows, int64_t inner, int64_t columns) {
 
 // X [N, C] times A [C, R], and that times B [R, C]; with wide matrices R is C.
 double product_rate(torch::TensorOptions options, int64_t C, int64_t R) {
-  const Tensor x = torch::rand({kTokens, C}, options), A = torch::rand({C, R}, options),
+  const int64_t N = load_on(options.device()).tokens;
+  const Tensor x = torch::rand({N, C}, options), A = torch::rand({C, R}, options),
                B = torch::rand({R, C}, options);
   const double seconds =
       median_seconds(options.device(), [&] { static_cast<void>(product_of(product_of(x, A), B)); });
-  return 2 * product_flops(kTokens, C, R) / seconds;
+  return 2 * product_flops(N, C, R) / seconds;
 }
 
 double memory_rate(torch::TensorOptions options) {
-  const Tensor x = torch::rand({kMemoryBytes / 4}, options.dtype(torch::kFloat32));
+  const int64_t bytes = load_on(options.device()).bytes;
+  const Tensor x = torch::rand({bytes / 4}, options.dtype(torch::kFloat32));
   Tensor y = torch::zeros_like(x);
-  return 3.0 * kMemoryBytes / median_seconds(options.device(), [&] { y.add_(x); });
+  return 3.0 * static_cast<double>(bytes) / median_seconds(options.device(), [&] { y.add_(x); });
 }
 
 void measure_attention(torch::TensorOptions options, const ModelConfig& model, int64_t T,
                        MachineRates& rates) {
-  const int64_t B = std::max<int64_t>(1, kTokens / T);
+  const int64_t B = std::max<int64_t>(1, load_on(options.device()).tokens / T);
   const auto make = [&] {
     return torch::randn({B, T, model.num_heads, model.head_size()}, options).requires_grad_();
   };
@@ -103,6 +125,7 @@ MachineRates measure_machine_rates(const Runtime& runtime, const ModelConfig& mo
   rates.low_rank_products = product_rate(options, model.hidden_size, typical_r(model));
   rates.memory = memory_rate(options);
   measure_attention(options, model, sequence_length, rates);
+  forget_measurement(runtime.device);
   return rates;
 }
 

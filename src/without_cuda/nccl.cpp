@@ -6,7 +6,7 @@
 namespace crnet {
 
 c10::intrusive_ptr<c10d::Backend> make_nccl(const StorePtr&, int, int, std::chrono::milliseconds) {
-  throw Error("[dist] expected a model on the CPU, since this program is built without CUDA");
+  throw UsageError("[dist] expected a model on the CPU, since this program is built without CUDA");
 }
 
 }  // namespace crnet

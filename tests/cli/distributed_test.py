@@ -144,7 +144,7 @@ class Mistakes(Distributed):
         """One of another number of processes, or of another version."""
         version = self.succeeds("--version").stdout.split()[1]
         other = self.scratch / "crnet"
-        other.write_bytes(pathlib.Path(Setup.crnet).read_bytes().replace(
+        other.write_bytes(Setup.program.read_bytes().replace(
             version.encode() + b"\0", b"9" * len(version) + b"\0"))
         other.chmod(0o755)
         arguments = train_arguments(self.scratch / "run", dist__start_timeout_s=4)

@@ -41,6 +41,7 @@ VOCABULARY = TINY["model.vocab_size"]
 class Setup:
     """Set by run.py, before any test is loaded."""
     crnet = None
+    program = None  # what crnet starts, or crnet itself
     work = None
 
 

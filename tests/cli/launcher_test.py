@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import unittest
 
-from harness import CliTest, Setup
+from harness import CliTest, Setup, train_arguments
 
 SHOW = '#!/bin/sh\necho "$(basename "$0")" "$@"\nexit 3\n'
 
@@ -67,11 +67,17 @@ class Launcher(CliTest):
         self.assertRegex(result.stderr, r"\Acrnet: expected to start \S+/bin/crnet-cpu, got: "
                                         r"No such file or directory; [^\n]+\n\Z")
 
-    def test_without_a_gpu_no_cuda_library_is_loaded(self):
-        """The driver is none, so LibTorch finds no GPU; the other program says the same."""
+    def test_one_program_does_without_cuda(self):
         for name in ("crnet-cpu", "crnet-cuda"):
             program = pathlib.Path(Setup.crnet).with_name(name)
             needed = subprocess.run(["ldd", program], capture_output=True, text=True, check=True)
             self.assertEqual("libtorch_cuda.so" in needed.stdout, name == "crnet-cuda")
             self.assertEqual(self.run_it("--version", program=program).stdout,
                              self.run_it("--version", program=Setup.crnet).stdout)
+
+    def test_the_other_program_trains_to_the_same_bits(self):
+        run = self.scratch / "run"
+        program = pathlib.Path(Setup.crnet).with_name("crnet-cuda")
+        result = self.run_it(*map(str, train_arguments(run)), program=program)
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assert_same_end(run, "fp32")

@@ -20,7 +20,10 @@ def main():
     parser.add_argument("--make-fixture", action="store_true")
     parser.add_argument("module", nargs="?")
     arguments, rest = parser.parse_known_args()
-    harness.Setup.crnet = str(arguments.crnet.resolve(strict=True))
+    launcher = arguments.crnet.resolve(strict=True)
+    harness.Setup.crnet = str(launcher)
+    one_of_two = launcher.with_name("crnet-cpu")
+    harness.Setup.program = one_of_two if one_of_two.exists() else launcher
     arguments.work.mkdir(parents=True, exist_ok=True)
     harness.Setup.work = arguments.work.resolve()
     if arguments.make_fixture or not harness.fixture("complete").exists():

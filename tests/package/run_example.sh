@@ -38,4 +38,4 @@ readme_block cmake >"$scratch/readme/CMakeLists.txt"
 readme_block cpp >"$scratch/readme/main.cpp"
 build_and_run "$scratch/readme" two_layers | grep 'CRNetLayer(in=64, out=64, r=16), dβ = '
 
-"$scratch/prefix/bin/crnet" --version
+for program in "$scratch"/prefix/bin/crnet*; do "$program" --version; done

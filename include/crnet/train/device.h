@@ -18,7 +18,8 @@ struct Runtime {
   int64_t threads = 1;
 };
 
-/// Resolves device, precision and threads, and sets LibTorch's thread count. Of several processes
+/// Resolves device, precision and threads, and sets LibTorch's thread count; cuBLAS is told to add
+/// up parts of bf16 sums in fp32. Of several processes
 /// on a host each takes the GPU of its local rank, and its share of the cores. `auto` takes CUDA
 /// where there is a GPU, and bf16 where the device multiplies it natively (AVX512-BF16 or AMX on
 /// x86, BF16 on Arm; on CUDA where a bf16 product is measured to be faster than fp32). Throws
@@ -28,6 +29,9 @@ Runtime select_runtime(const TrainConfig& config, const Launch& launch = {});
 /// FLOP/s of large matrix products in this runtime's precision, measured for about a quarter of a
 /// second: what a share of the peak is taken of.
 double measure_peak_flops(const Runtime& runtime);
+
+/// Gives a GPU's memory that measuring took back to it, and starts its peak afresh.
+void forget_measurement(torch::Device device);
 
 /// The most memory that this process has held: of the device's allocator on CUDA, resident on the
 /// CPU. Bytes.

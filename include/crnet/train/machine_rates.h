@@ -17,7 +17,7 @@ struct MachineRates {
   double memory = 0;              ///< bytes/s, read and written, of adding one tensor to another
 };
 
-/// Takes about two seconds, and up to a few hundred MiB.
+/// Takes about two seconds, and for that long a few hundred MiB, on a GPU 2 GiB.
 MachineRates measure_machine_rates(const Runtime& runtime, const ModelConfig& model,
                                    int64_t sequence_length);
 
