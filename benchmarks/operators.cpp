@@ -1,11 +1,10 @@
-// Every fused operator against its plain twin, forward and backward, at the 60M shapes: the two in
-// turn within one process; medians over the rounds, as a Markdown table.
+// Every fused operator against its plain twin, forward and backward, at the 60M shapes, on a GPU at
+// those of 7B: the two in turn within one process; medians over the rounds, as a Markdown table.
 #include <torch/torch.h>
 
 #include <cxxopts.hpp>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -29,31 +28,47 @@ using torch::Tensor;
 using Operator = std::function<Tensor()>;
 constexpr int kRounds = 15, kWarmUp = 2;
 constexpr int64_t kLength = 256;
-constexpr int64_t kHidden = 512, kHeads = 8, kMlp = 1376, kRank = 128, kVocabulary = 32000;
+// On a GPU so many calls at most, and so many milliseconds of them, follow each other before it is
+// waited for: launching one takes as long as many of these operators.
+constexpr int kMostCalls = 20;
+constexpr double kCallsTime = 50;
+
+struct Shape {
+  int64_t hidden, heads, mlp, rank, vocabulary;
+};
+constexpr Shape kOnCpu{512, 8, 1376, 128, 32000}, kOnGpu{4096, 32, 11008, 1024, 32000};
 
 struct Arguments {
   torch::Device device = torch::kCPU;
   int64_t batch = 8;
+  [[nodiscard]] const Shape& shape() const { return device.is_cuda() ? kOnGpu : kOnCpu; }
 };
 
-double milliseconds(const Operator& f, torch::Device device) {
-  const auto wait = [&] {
-    if (device.is_cuda()) torch::cuda::synchronize(device.index());
-  };
-  wait();
-  const auto begin = std::chrono::steady_clock::now();
-  const Tensor y = f();
-  y.backward(torch::ones_like(y));
-  wait();
-  return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
-      .count();
+// Of one call.
+double milliseconds(const Operator& f, torch::Device device, int calls) {
+  const double all = crnet::milliseconds(device, [&] {
+    for (int i = 0; i < calls; ++i) {
+      const Tensor y = f();
+      y.backward(torch::ones_like(y));
+    }
+  });
+  return all / calls;
+}
+
+int calls_of(const Operator& f, torch::Device device) {
+  if (!device.is_cuda()) return 1;
+  milliseconds(f, device, 1);  // chooses algorithms and takes memory
+  return static_cast<int>(
+      std::clamp<double>(kCallsTime / milliseconds(f, device, 1), 1, kMostCalls));
 }
 
 void compare(const char* name, const char* dtype, torch::Device device, const Operator& fused,
              const Operator& plain) {
+  const int fused_calls = calls_of(fused, device), plain_calls = calls_of(plain, device);
   std::vector<double> fused_ms, plain_ms, ratios;
   for (int round = -kWarmUp; round < kRounds; ++round) {
-    const double a = milliseconds(fused, device), b = milliseconds(plain, device);
+    const double a = milliseconds(fused, device, fused_calls),
+                 b = milliseconds(plain, device, plain_calls);
     if (round < 0) continue;
     fused_ms.push_back(a);
     plain_ms.push_back(b);
@@ -69,6 +84,7 @@ void compare_all(const Arguments& arguments, torch::ScalarType dtype) {
   const std::string precision = crnet::dtype_name(dtype);
   const char* p = precision.c_str();
   const torch::Device on = arguments.device;
+  const auto [C, H, F, R, V] = arguments.shape();
   const int64_t tokens = arguments.batch * kLength;
   const auto compare = [&](const char* name, const Operator& fused, const Operator& plain) {
     ::compare(name, p, on, fused, plain);
@@ -79,9 +95,9 @@ void compare_all(const Arguments& arguments, torch::ScalarType dtype) {
   const auto weight = [&](std::vector<int64_t> sizes) {
     return torch::randn(sizes, on).requires_grad_();
   };
-  const Tensor x = activation({tokens, kHidden}), y = activation({tokens, kMlp});
-  const Tensor z = activation({tokens, kMlp}), w = weight({kHidden});
-  const Tensor A = weight({kHidden, kRank}), B = weight({kRank, kMlp}), beta = weight({});
+  const Tensor x = activation({tokens, C}), y = activation({tokens, F});
+  const Tensor z = activation({tokens, F}), w = weight({C});
+  const Tensor A = weight({C, R}), B = weight({R, F}), beta = weight({});
   compare(
       "low-rank residual", [&] { return crnet::low_rank_residual(x, A, B, y, beta, 1e-6); },
       [&] { return crnet::plain::low_rank_residual(x, A, B, y, beta, 1e-6); });
@@ -90,11 +106,9 @@ void compare_all(const Arguments& arguments, torch::ScalarType dtype) {
       [&] { return crnet::plain::rms_norm(x, w, 1e-6); });
   compare(
       "SwiGLU", [&] { return crnet::swiglu(y, z); }, [&] { return crnet::plain::swiglu(y, z); });
-  const auto heads = [&] {
-    return activation({arguments.batch, kLength, kHeads, kHidden / kHeads});
-  };
+  const auto heads = [&, H = H, D = C / H] { return activation({arguments.batch, kLength, H, D}); };
   const Tensor q = heads(), k = heads(), v = heads();
-  const auto table = crnet::rope_table(kLength, kHidden / kHeads, 10000.0);
+  const auto table = crnet::rope_table(kLength, C / H, 10000.0);
   const Tensor cosine = table.cosine.to(on), sine = table.sine.to(on);
   compare(
       "RoPE", [&] { return crnet::rope(q, cosine, sine); },
@@ -110,8 +124,8 @@ void compare_all(const Arguments& arguments, torch::ScalarType dtype) {
     return;
   }
   // As after initialisation: larger logits would leave a single probability that is not zero.
-  const Tensor head = torch::randn({kVocabulary, kHidden}, on).mul_(0.02).requires_grad_();
-  const Tensor targets = torch::randint(kVocabulary, {tokens}).to(on);
+  const Tensor head = torch::randn({V, C}, on).mul_(0.02).requires_grad_();
+  const Tensor targets = torch::randint(V, {tokens}).to(on);
   compare(
       "head and cross entropy", [&] { return crnet::linear_cross_entropy(x, head, targets); },
       [&] { return crnet::plain::linear_cross_entropy(x, head, targets); });
@@ -132,12 +146,13 @@ void run(int argc, char** argv) {
   }
   const Arguments arguments{torch::Device(parsed["device"].as<std::string>()),
                             parsed["batch"].as<int64_t>()};
+  const Shape& shape = arguments.shape();
   auto runtime = crnet::select_runtime({});
   runtime.device = arguments.device;
   std::printf("%s; %ld tokens, C %ld, F %ld, r %ld, V %ld; forward and backward, median of %d\n\n",
               crnet::describe(runtime).c_str(), static_cast<long>(arguments.batch * kLength),
-              static_cast<long>(kHidden), static_cast<long>(kMlp), static_cast<long>(kRank),
-              static_cast<long>(kVocabulary), kRounds);
+              static_cast<long>(shape.hidden), static_cast<long>(shape.mlp),
+              static_cast<long>(shape.rank), static_cast<long>(shape.vocabulary), kRounds);
   std::printf(
       "| operator | dtype | fused ms | plain ms | plain / fused |\n|---|---|---|---|---|\n");
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) compare_all(arguments, dtype);

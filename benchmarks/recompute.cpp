@@ -74,8 +74,9 @@ class MemoryProbe {
   int64_t before_ = 0;
 };
 
-// Every strategy, those that leave attention out also with its result kept.
-std::vector<RecomputeConfig> strategies_of(crnet::Architecture architecture, int64_t stride) {
+// Every strategy, those that leave attention out also with its result kept, which a GPU does not.
+std::vector<RecomputeConfig> strategies_of(crnet::Architecture architecture,
+                                           const Arguments& arguments) {
   using enum RecomputeStrategy;
   std::vector<RecomputeStrategy> rebuilding;
   if (architecture == crnet::Architecture::kCRNet) rebuilding = {kInverse, kReplay};
@@ -84,10 +85,11 @@ std::vector<RecomputeConfig> strategies_of(crnet::Architecture architecture, int
   configs[1].strategy = kFull;
   for (const auto strategy : rebuilding) {
     for (const bool attention : {false, true}) {
+      if (attention && arguments.device.is_cuda()) continue;
       auto& config = configs.emplace_back();
       config.strategy = strategy;
       config.keep_attention = attention;
-      if (stride > 0 && strategy != kColaM) config.anchors = stride;
+      if (arguments.stride > 0 && strategy != kColaM) config.anchors = arguments.stride;
     }
   }
   return configs;
@@ -99,7 +101,7 @@ std::string name_of(const RecomputeConfig& config) {
 }
 
 struct Step {
-  double seconds = 0, peak_mib = 0, kept_mib = 0;  // memory beyond the weights
+  double milliseconds = 0, peak_mib = 0, kept_mib = 0;  // memory beyond the weights
 };
 
 Step measure(crnet::CausalLM& model, const Tensor& tokens) {
@@ -114,9 +116,8 @@ Step measure(crnet::CausalLM& model, const Tensor& tokens) {
   const double kept = memory.live_mib();
   loss.backward();
   synchronize();
-  const double seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  return {seconds, memory.peak_mib(), kept};
+  const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - begin;
+  return {time.count(), memory.peak_mib(), kept};
 }
 
 crnet::ModelConfig model_config(const Arguments& arguments, const std::string& architecture) {
@@ -150,7 +151,7 @@ void add_contenders(const Arguments& arguments, const std::string& name,
   crnet::CausalLM model(config, arguments.device);
   crnet::initialize(*model, 1);
   model->set_compute_dtype(arguments.bf16 ? torch::kBFloat16 : torch::kFloat32);
-  for (const auto& recompute : strategies_of(config.architecture, arguments.stride)) {
+  for (const auto& recompute : strategies_of(config.architecture, arguments)) {
     contenders.push_back({name, config, recompute, model});
   }
 }
@@ -172,26 +173,29 @@ void print_costs(const Arguments& arguments) {
   const Tensor tokens =
       torch::randint(contenders[0].config.vocab_size, {arguments.batch, arguments.length})
           .to(arguments.device);
-  std::vector<std::vector<double>> seconds(contenders.size()), ratios(contenders.size());
+  std::vector<std::vector<double>> times(contenders.size()), ratios(contenders.size());
   std::vector<Step> last(contenders.size());
   for (int64_t round = -1; round < arguments.rounds; ++round) {  // one to warm up
     for (size_t i = 0; i < contenders.size(); ++i) {
       contenders[i].model->set_recompute(contenders[i].recompute);
       last[i] = measure(contenders[i].model, tokens);
       if (round < 0) continue;
-      seconds[i].push_back(last[i].seconds);
-      ratios[i].push_back(last[i].seconds / seconds[0].back());
+      times[i].push_back(last[i].milliseconds);
+      ratios[i].push_back(last[i].milliseconds / times[0].back());
     }
   }
   for (size_t i = 0; i < contenders.size(); ++i) {
     const auto& [name, config, recompute, model] = contenders[i];
-    const auto memory = crnet::count_memory(
-        config, {arguments.batch, arguments.length, arguments.bf16, make_plan(recompute, config)});
+    const auto memory = crnet::count_memory(config, {.batch = arguments.batch,
+                                                     .sequence_length = arguments.length,
+                                                     .bf16 = arguments.bf16,
+                                                     .recompute = make_plan(recompute, config),
+                                                     .on_cpu = !arguments.device.is_cuda()});
     const auto [least, most] = std::minmax_element(ratios[i].begin(), ratios[i].end());
     const auto kept = memory.activations.total() + memory.weight_copies + memory.head_gradient;
-    std::printf("| %s, %.1f M | %s | %s | %.2f | %.3f [%.2f–%.2f] | %.0f | %.0f | %.0f | %.0f |\n",
+    std::printf("| %s, %.1f M | %s | %s | %.1f | %.3f [%.2f–%.2f] | %.0f | %.0f | %.0f | %.0f |\n",
                 name.c_str(), static_cast<double>(crnet::count_parameters(config).total()) / 1e6,
-                arguments.bf16 ? "bf16" : "fp32", name_of(recompute).c_str(), median(seconds[i]),
+                arguments.bf16 ? "bf16" : "fp32", name_of(recompute).c_str(), median(times[i]),
                 median(ratios[i]), *least, *most, static_cast<double>(kept) / kMiB,
                 last[i].kept_mib,
                 static_cast<double>(memory.peak - memory.weights - memory.optimizer) / kMiB,
@@ -325,7 +329,7 @@ void run(int argc, char** argv) {
               static_cast<long>(arguments.length), TORCH_VERSION,
               static_cast<long>(arguments.rounds));
   std::printf(
-      "| model | precision | strategy | s | x first | kept: planned, MiB | measured | peak: "
+      "| model | precision | strategy | ms | x first | kept: planned, MiB | measured | peak: "
       "planned, "
       "MiB | measured |\n|---|---|---|---|---|---|---|---|---|\n");
   print_costs(arguments);

@@ -78,6 +78,19 @@ TEST(Attention, MatchesPlainOverDtypesLengthsAndHeadSizes) {
   }
 }
 
+// What a GPU meets: a training step's sequences, a prompt's next part, and one token after another.
+TEST(Attention, MatchesPlainWithGroupedHeadsOfAModelsSize) {
+  for (const auto dtype : kFastDtypes) {
+    for (const auto& [T, S] : {std::array<int64_t, 2>{256, 256}, {1, 256}, {1, 257}, {64, 256}}) {
+      SCOPED_TRACE(::testing::Message() << "T " << T << ", S " << S << ", " << dtype);
+      const Tensors inputs = {torch::randn({2, T, 8, 64}).to(dtype),
+                              torch::randn({2, S, 2, 64}).to(dtype),
+                              torch::randn({2, S, 2, 64}).to(dtype)};
+      expect_fused_matches_plain(fused, reference, inputs, tolerance_of(dtype));
+    }
+  }
+}
+
 TEST(Attention, MatchesPlainOverALongSequence) {
   for (const auto dtype : kFastDtypes) {
     expect_fused_matches_plain(fused, reference, random_inputs(1, 2048, 1, 1, 64, dtype),

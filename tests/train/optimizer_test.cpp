@@ -11,13 +11,16 @@ namespace {
 
 using testing::relative_error;
 
-torch::OrderedDict<std::string, torch::Tensor> some_parameters() {
+torch::OrderedDict<std::string, torch::Tensor> some_parameters(torch::Device device = torch::kCPU) {
   torch::OrderedDict<std::string, torch::Tensor> parameters;
   torch::manual_seed(3);
-  parameters.insert("model.embed_tokens.weight", torch::randn({7, 4}).requires_grad_());
-  parameters.insert("model.layers.1.mlp.up_proj.A", torch::randn({4, 2}).requires_grad_());
-  parameters.insert("model.layers.1.mlp.up_proj.beta", torch::ones({}).requires_grad_());
-  parameters.insert("model.norm.weight", torch::ones({4}).requires_grad_());
+  const auto insert = [&](const char* name, const torch::Tensor& values) {
+    parameters.insert(name, values.to(device).requires_grad_());
+  };
+  insert("model.embed_tokens.weight", torch::randn({7, 4}));
+  insert("model.layers.1.mlp.up_proj.A", torch::randn({4, 2}));
+  insert("model.layers.1.mlp.up_proj.beta", torch::ones({}));
+  insert("model.norm.weight", torch::ones({4}));
   return parameters;
 }
 
@@ -38,11 +41,11 @@ struct PlainAdamW {
   }
 };
 
-TEST(AdamWUpdate, MatchesTheFormulaWithClippingAndAccumulation) {
+void expect_updates_match_the_formula(torch::Device device) {
   OptimizerConfig config;
   config.weight_decay = 0.1;
   config.clip_norm = 0.5;
-  const auto parameters = some_parameters();
+  const auto parameters = some_parameters(device);
   std::vector<PlainAdamW> plain;
   for (const auto& item : parameters) {
     const auto w = item.value().detach().to(torch::kFloat64);
@@ -67,8 +70,13 @@ TEST(AdamWUpdate, MatchesTheFormulaWithClippingAndAccumulation) {
     optimizer.zero_grad();
   }
   for (size_t i = 0; i < plain.size(); ++i) {
-    EXPECT_LT(relative_error(parameters[i].value(), plain[i].weight), 1e-6) << parameters[i].key();
+    EXPECT_LT(relative_error(parameters[i].value(), plain[i].weight), 1e-6)
+        << parameters[i].key() << ", " << device;
   }
+}
+
+TEST(AdamWUpdate, MatchesTheFormulaWithClippingAndAccumulation) {
+  for (const auto& device : testing::devices()) expect_updates_match_the_formula(device);
 }
 
 TEST(AdamWUpdate, DecaysMatricesAlone) {
@@ -81,9 +89,9 @@ TEST(AdamWUpdate, DecaysMatricesAlone) {
   EXPECT_FALSE(has_weight_decay("model.embed_tokens.weight"));
 }
 
-TEST(AdamWUpdate, RestoredStateGoesOnToTheBit) {
+void expect_restored_state_goes_on_to_the_bit(torch::Device device) {
   const OptimizerConfig config;
-  const auto straight = some_parameters(), resumed = some_parameters();
+  const auto straight = some_parameters(device), resumed = some_parameters(device);
   AdamW one(straight, config);
   auto first = std::make_unique<AdamW>(resumed, config);
   const auto update = [](AdamW& optimizer, const auto& parameters, int step) {
@@ -100,8 +108,13 @@ TEST(AdamWUpdate, RestoredStateGoesOnToTheBit) {
   second.state_loaded();
   for (int step = 3; step < 6; ++step) update(one, straight, step), update(second, resumed, step);
   for (size_t i = 0; i < straight.size(); ++i) {
-    EXPECT_TRUE(torch::equal(straight[i].value(), resumed[i].value())) << straight[i].key();
+    EXPECT_TRUE(torch::equal(straight[i].value(), resumed[i].value()))
+        << straight[i].key() << ", " << device;
   }
+}
+
+TEST(AdamWUpdate, RestoredStateGoesOnToTheBit) {
+  for (const auto& device : testing::devices()) expect_restored_state_goes_on_to_the_bit(device);
 }
 
 TEST(AdamWUpdate, ANonFiniteGradientShowsInTheNorm) {
