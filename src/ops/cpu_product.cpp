@@ -64,10 +64,11 @@ std::vector<int64_t> row_bounds(int64_t M, int64_t threads) {
   return bounds;
 }
 
-// As wide as the panels that a thread packs for itself, where that pays: columns enough for every
-// thread to take several slabs, or rows so few that nobody else would read the panels. Else 0.
-int64_t slab_columns(int64_t M, int64_t N, int64_t threads) {
-  if (N >= 8 * threads * kSlabColumns) return kSlabColumns;
+// As wide as the panels that a thread packs for itself, where that pays: with columns enough for
+// every thread to take several slabs, and a left factor that need not be packed for each; or with
+// rows so few that nobody else would read the panels. Else 0.
+int64_t slab_columns(int64_t M, int64_t N, int64_t threads, bool packs_left) {
+  if (!packs_left && N >= 8 * threads * kSlabColumns) return kSlabColumns;
   if (M > kProductRows || at::divup(N, kProductColumnUnit) < threads) return 0;
   const int64_t slabs = at::divup(N, kWidestSlab * threads) * threads;
   return at::divup(at::divup(N, slabs), kProductColumnUnit) * kProductColumnUnit;
@@ -109,7 +110,8 @@ class Product {
 
   void run() {
     const int64_t threads = at::get_num_threads();
-    const int64_t width = slab_columns(M_, N_, threads);
+    const bool packs_left = sizeof(T) != sizeof(float) || left_.stride(1) != 1;
+    const int64_t width = slab_columns(M_, N_, threads, packs_left);
     if (width > 0) {
       multiply_slabs(width);
     } else {

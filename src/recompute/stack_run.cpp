@@ -163,10 +163,10 @@ std::vector<std::vector<double>> StackRun::read_scales() const {
   std::vector<Tensor> betas;
   for (const auto& record : records_) {
     for (const auto& entry : record.tape.entries) {
-      if (entry.beta.defined()) betas.push_back(entry.beta.detach().to(torch::kFloat64));
+      if (entry.beta.defined()) betas.push_back(entry.beta.detach());
     }
   }
-  const Tensor all = betas.empty() ? Tensor() : torch::stack(betas).cpu();
+  const Tensor all = betas.empty() ? Tensor() : torch::stack(betas).cpu().to(torch::kFloat64);
   std::vector<std::vector<double>> c;
   int64_t next = 0;
   for (const auto& record : records_) {

@@ -37,11 +37,12 @@ StepResult train_step(CausalLMImpl& model, torch::Device device,
           [&] { data_parallel.backward(loss, /*reduce=*/i + 1 == plan.num_micro_batches); });
     loss_sum = loss_sum.defined() ? loss_sum + loss.detach() : loss.detach();
   }
-  const double loss = loss_sum.item<double>();
 
   // 2. The norm of their mean, which sets the clipping: of the pieces of all processes. What is not
-  // finite on one is so on all.
+  // finite on one is so on all. The loss is read when the norm is there: the device is waited for
+  // once.
   const auto agree = [&](double norm) {
+    const double loss = loss_sum.item<double>();
     const auto sums = group.sum({loss, plan.wants_to_stop ? 1.0 : 0.0, norm * norm}, "the loss");
     result.loss = sums[0] / static_cast<double>(group.size() * plan.num_micro_batches);
     result.stops = sums[1] > 0;
