@@ -10,8 +10,9 @@ endif()
 # For programs to link in place of crnet.
 add_library(crnet_without_cuda INTERFACE)
 if(CRNET_HAS_TWO_PROGRAMS)
+  # nccl.cpp without CRNET_NCCL: the one in the library is with it.
   add_library(crnet_absent_cuda OBJECT ${PROJECT_SOURCE_DIR}/src/without_cuda/kernels.cpp
-                                       ${PROJECT_SOURCE_DIR}/src/without_cuda/nccl.cpp)
+                                       ${PROJECT_SOURCE_DIR}/src/dist/nccl.cpp)
   target_include_directories(crnet_absent_cuda PRIVATE ${PROJECT_SOURCE_DIR}/include
                                                        ${PROJECT_SOURCE_DIR}/src)
   target_link_libraries(crnet_absent_cuda PRIVATE crnet_options)

@@ -28,20 +28,15 @@ struct Load {
 };
 constexpr Load kOnCpu{2048, 64 << 20, 1}, kOnGpu{8192, 1 << 30, 8};
 
-Load load_on(torch::Device device) {
-  if (!device.is_cuda()) return kOnCpu;
-  Load load = kOnGpu;
-  const auto index = device.has_index() ? device.index() : c10::DeviceIndex(0);
-  const auto free = c10::getDeviceAllocator(torch::kCUDA)->getMemoryInfo(index).first;
-  load.bytes = std::min(load.bytes, static_cast<int64_t>(free) / 8);
-  return load;
+const Load& load_on(torch::Device device) {
+  return device.is_cuda() ? kOnGpu : kOnCpu;
 }
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Of one call: the median of what fits into the budget, after two to warm up.
+// Of one call: the median of what fits into the budget, after warming up.
 double median_seconds(torch::Device device, const std::function<void()>& call) {
   const auto synchronize = [&] {
     if (device.is_cuda()) torch::cuda::synchronize();
@@ -53,8 +48,8 @@ double median_seconds(torch::Device device, const std::function<void()>& call) {
     return seconds_since(begin) / calls;
   };
   timed(1);
-  const auto fit = static_cast<int>(kBudget / 8 / timed(1));
-  const int calls = std::clamp(fit, 1, load_on(device).most_calls);
+  const int most = load_on(device).most_calls;
+  const int calls = most == 1 ? 1 : std::clamp(static_cast<int>(kBudget / 8 / timed(1)), 1, most);
   std::vector<double> times;
   const auto start = Clock::now();
   do {
@@ -81,10 +76,16 @@ double product_rate(torch::TensorOptions options, int64_t C, int64_t R) {
 }
 
 double memory_rate(torch::TensorOptions options) {
-  const int64_t bytes = load_on(options.device()).bytes;
+  const torch::Device device = options.device();
+  int64_t bytes = load_on(device).bytes;
+  if (device.is_cuda()) {
+    const auto index = device.has_index() ? device.index() : c10::DeviceIndex(0);
+    const auto free = c10::getDeviceAllocator(torch::kCUDA)->getMemoryInfo(index).first;
+    bytes = std::min(bytes, static_cast<int64_t>(free) / 8);
+  }
   const Tensor x = torch::rand({bytes / 4}, options.dtype(torch::kFloat32));
   Tensor y = torch::zeros_like(x);
-  return 3.0 * static_cast<double>(bytes) / median_seconds(options.device(), [&] { y.add_(x); });
+  return 3.0 * static_cast<double>(bytes) / median_seconds(device, [&] { y.add_(x); });
 }
 
 void measure_attention(torch::TensorOptions options, const ModelConfig& model, int64_t T,
