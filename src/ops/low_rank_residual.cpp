@@ -3,7 +3,9 @@
 #include <sstream>
 
 #include "crnet/core/error.h"
+#include "ops/carried_gradient.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/cross_layer.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
 #include "ops/product.h"
@@ -39,62 +41,6 @@ void check_shapes(const Tensor& x, const Tensor& A, const Tensor& B, const Tenso
     text << "undefined (a layer after the first block needs the previous block's output)";
   }
   throw Error(text.str());
-}
-
-struct CrossLayerGradients {
-  Tensor y_prev;  // c · dY, like dY
-  Tensor beta;    // Σ dY ⊙ Y_prev, like c
-};
-
-// One pass over dY and Y_prev, with partial sums per piece, added up in order.
-CrossLayerGradients cross_layer_backward_cpu(const Tensor& dy, const Tensor& y_prev,
-                                             const Tensor& c) {
-  Tensor dy_prev = torch::empty_like(dy);
-  const int64_t count = dy.numel();
-  const int64_t pieces = cpu::num_partial_sums(count / 4096 + 1);
-  const int64_t piece = (count + pieces - 1) / pieces;
-  const float scale = c.item<float>();
-  std::vector<double> sums(static_cast<size_t>(pieces));
-  cpu::with_element_type(dy, [&](auto element) {
-    using T = decltype(element);
-    parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
-      for (int64_t p = first; p < last; ++p) {
-        const int64_t begin = std::min(p * piece, count), end = std::min(begin + piece, count);
-        sums[static_cast<size_t>(p)] = cpu::kernels<T>().scale_and_dot(
-            cpu::const_data<T>(dy) + begin, cpu::const_data<T>(y_prev) + begin,
-            cpu::data<T>(dy_prev) + begin, scale, end - begin);
-      }
-    });
-  });
-  double sum = 0;
-  for (const double s : sums) sum += s;
-  return {dy_prev, torch::full({}, sum, c.options())};
-}
-
-// The same on a GPU, where c and dβ stay.
-CrossLayerGradients cross_layer_backward_cuda(const Tensor& dy, const Tensor& y_prev,
-                                              const Tensor& c) {
-  CrossLayerGradients gradients{torch::empty_like(dy), torch::empty({}, c.options())};
-  Tensor partial = torch::empty({cuda::kDotPartials}, c.options());
-  cuda::with_stream(dy, [&](auto element, cuda::Stream stream) {
-    using T = decltype(element);
-    cuda::scale_and_dot(cuda::const_data<T>(dy), cuda::const_data<T>(y_prev),
-                        cuda::const_data<float>(c), cuda::data<T>(gradients.y_prev),
-                        cuda::data<float>(partial), cuda::data<float>(gradients.beta), dy.numel(),
-                        stream);
-  });
-  return gradients;
-}
-
-CrossLayerGradients cross_layer_backward(const Tensor& dy, const Tensor& y_prev, const Tensor& c) {
-  if (cpu::takes(dy, y_prev) && c.device().is_cpu()) {
-    return cross_layer_backward_cpu(dy, y_prev, c);
-  }
-  if (cuda::takes(dy, y_prev) && cuda::takes_with_fp32(dy, c)) {
-    return cross_layer_backward_cuda(dy, y_prev, c);
-  }
-  const Tensor dbeta = (dy.to(c.scalar_type()) * y_prev).sum();
-  return {scaled(dy, c), dbeta};
 }
 
 // (y − product) / c, where product was, in fp32 or wider and rounded once.
@@ -180,6 +126,7 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
     ctx->save_for_backward({to_save(ctx, "x", x), a, b, products->low, y_prev, c});
     if (products->y_prev) ctx->saved_data["y_prev"] = c10::IValue::make_capsule(products->y_prev);
     ctx->saved_data["master"] = static_cast<int64_t>(A.scalar_type());
+    accept_carried<LowRankResidual>(ctx);
     return products->y.variable_data();  // the result gets a graph, the held tensor none
   }
 
@@ -188,19 +135,42 @@ class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
     const auto saved = ctx->get_saved_variables();
     const Tensor x = from_saved(ctx, "x", saved[0]);
     const Tensor &a = saved[1], &b = saved[2], &low = saved[3], &c = saved[5];
-    Tensor y_prev = saved[4];
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
-    const Tensor dy = as_matrix(grad_outputs[0]).contiguous();        // [N, out]
-    const Tensor dlow = product_of(dy, b.t());                        // [N, R]
+    const auto later = ctx->saved_data.find("y_prev");
+    const Tensor y_prev = later == ctx->saved_data.end()
+                              ? saved[4]
+                              : static_cast<LaterTensor&>(*later->second.toCapsule()).take();
+    const CrossLayerGradients cross = cross_layer_backward(ctx, grad_outputs[0], y_prev, c);
+    const Tensor dlow = product_of(cross.y, b.t());                   // [N, R]
     const Tensor dx = as_gradient_of(x, product_of(dlow, a.t()));     // [..., in]
     const Tensor dA = product_of(as_matrix(x).t(), dlow).to(master);  // [in, R]
-    const Tensor dB = product_of(low.t(), dy).to(master);             // [R, out]
-    const auto later = ctx->saved_data.find("y_prev");
-    if (later != ctx->saved_data.end()) {
-      y_prev = static_cast<LaterTensor&>(*later->second.toCapsule()).take();
+    const Tensor dB = product_of(low.t(), cross.y).to(master);        // [R, out]
+    return {dx, dA, dB, cross.y_prev, cross.beta, Tensor(), Tensor()};
+  }
+
+ private:
+  static constexpr uint32_t kYPrev = 3;  // among the tensors that apply() is given
+
+  struct CrossLayerGradients {
+    Tensor y;       // dY [N, out], with what was carried to it
+    Tensor beta;    // Σ dY ⊙ Y_prev, like c
+    Tensor y_prev;  // c · dY [..., out]; undefined where dY was carried on
+  };
+
+  static CrossLayerGradients cross_layer_backward(AutogradContext* ctx, const Tensor& gradient,
+                                                  const Tensor& y_prev, const Tensor& c) {
+    const Tensor own = as_matrix(gradient).contiguous(), below = as_matrix(y_prev).contiguous();
+    const auto from_above = take_carried(ctx);
+    const Tensor dy = from_above ? to_add_to(*from_above) : own;
+    const bool goes_on = carry(kYPrev, {dy, c, /*is_owned=*/from_above.has_value()});
+    if (from_above) {
+      const Tensor dbeta = cross_layer(CrossLayerPass::kAdd, own, below, from_above->scale, dy);
+      return {dy, dbeta, goes_on ? Tensor() : as_gradient_of(y_prev, scaled(dy, c))};
     }
-    const auto cross = cross_layer_backward(dy, as_matrix(y_prev), c);
-    return {dx, dA, dB, as_gradient_of(y_prev, cross.y_prev), cross.beta, Tensor(), Tensor()};
+    if (goes_on) return {own, cross_layer(CrossLayerPass::kDot, own, below, c, {}), {}};
+    const Tensor dy_prev = torch::empty_like(own);
+    const Tensor dbeta = cross_layer(CrossLayerPass::kScale, own, below, c, dy_prev);
+    return {own, dbeta, as_gradient_of(y_prev, dy_prev)};
   }
 };
 

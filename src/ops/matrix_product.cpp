@@ -3,6 +3,8 @@
 #include <sstream>
 
 #include "crnet/core/error.h"
+#include "ops/carried_gradient.h"
+#include "ops/cross_layer.h"
 #include "ops/product.h"
 #include "ops/remade.h"
 
@@ -31,6 +33,7 @@ class MatrixProduct : public torch::autograd::Function<MatrixProduct> {
     ctx->save_for_backward({to_save(ctx, "x", x), w});
     ctx->saved_data["out_in"] = out_in;
     ctx->saved_data["master"] = static_cast<int64_t>(weight.scalar_type());
+    accept_carried<MatrixProduct>(ctx);
     if (product != nullptr && product->defined()) return product->variable_data();
     auto sizes = x.sizes().vec();
     sizes.back() = weight.size(out_in ? 0 : 1);
@@ -46,7 +49,12 @@ class MatrixProduct : public torch::autograd::Function<MatrixProduct> {
     const Tensor& w = saved[1];
     const bool out_in = ctx->saved_data["out_in"].toBool();
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
-    const Tensor dy = as_matrix(grad_outputs[0]).contiguous();                   // [N, out]
+    Tensor dy = as_matrix(grad_outputs[0]).contiguous();  // [N, out]
+    if (const auto carried = take_carried(ctx)) {
+      const Tensor sum = to_add_to(*carried);
+      cross_layer(CrossLayerPass::kAdd, dy, {}, carried->scale, sum);
+      dy = sum;
+    }
     const Tensor dx = as_gradient_of(x, product_of(dy, in_out(w, out_in).t()));  // [..., in]
     const Tensor rows = as_matrix(x);                                            // [N, in]
     const Tensor dw = out_in ? product_of(dy.t(), rows) : product_of(rows.t(), dy);

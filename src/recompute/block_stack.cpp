@@ -6,6 +6,7 @@
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "ops/carried_gradient.h"
 #include "recompute/parameter_use.h"
 #include "recompute/stack_run.h"
 
@@ -28,14 +29,17 @@ class RebuiltBlock : public torch::autograd::Function<RebuiltBlock> {
     const BlockState above = run->forward(block, inputs);
     tensor_list results = {above.hidden};
     results.insert(results.end(), above.outputs.begin(), above.outputs.end());
+    accept_carried<RebuiltBlock>(ctx, results.size());
     return results;
   }
 
   static tensor_list backward(AutogradContext* ctx, const tensor_list& gradients) {
     const auto capsule = ctx->saved_data["run"].toCapsule();
     const auto block = static_cast<size_t>(ctx->saved_data["block"].toInt());
+    std::vector<std::optional<Carried>> carried;
+    for (size_t i = 1; i < gradients.size(); ++i) carried.push_back(take_carried(ctx, i));
     tensor_list results = {Tensor(), Tensor()};
-    const auto inputs = static_cast<StackRun&>(*capsule).backward(block, gradients);
+    const auto inputs = static_cast<StackRun&>(*capsule).backward(block, gradients, carried);
     results.insert(results.end(), inputs.begin(), inputs.end());
     return results;
   }

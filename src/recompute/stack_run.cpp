@@ -13,6 +13,7 @@
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "ops/product.h"
 #include "recompute/parameter_use.h"
 
 namespace crnet {
@@ -36,15 +37,59 @@ Tensor placeholder_like(const Tensor& t) {
   return torch::full({}, std::nan(""), t.options()).expand(t.sizes());
 }
 
-// Gradients at roots, to gradients of `inputs`; undefined where there is none. As
-// torch::autograd::grad, which would hold the roots' values until it ends.
-tensor_list differentiate(const torch::autograd::edge_list& roots, const tensor_list& gradients,
-                          const tensor_list& inputs) {
+// Where a backward pass begins. Unlike autograd's own root it lets go of the gradients, and may
+// have undefined ones: the operators there run all the same, with what was carried to them.
+struct Roots : torch::autograd::Node {
+  void add(const Tensor& result, const Tensor& gradient) {
+    add_next_edge(torch::autograd::impl::gradient_edge(result));
+    gradients.push_back(gradient);
+  }
+  tensor_list apply(tensor_list&& /*start*/) override { return std::move(gradients); }
+
+  tensor_list gradients;
+};
+
+// Gradients of `inputs`; undefined where there is none.
+tensor_list differentiate(const std::shared_ptr<Roots>& roots, const tensor_list& inputs) {
   torch::autograd::edge_list leaves;
   for (const auto& input : inputs) leaves.push_back(torch::autograd::impl::gradient_edge(input));
+  const Tensor start = torch::empty({0}, inputs[0].options());
+  const torch::autograd::Edge root(roots, roots->add_input_metadata(start));
   return torch::autograd::Engine::get_default_engine().execute(
-      roots, gradients, /*keep_graph=*/false, /*create_graph=*/false, /*accumulate_grad=*/false,
+      {root}, {start}, /*keep_graph=*/false, /*create_graph=*/false, /*accumulate_grad=*/false,
       leaves);
+}
+
+// Stands between a rebuilt block and the leaf in place of an output below: what is carried to it
+// stays, to be carried on.
+class OutputBelow : public torch::autograd::Function<OutputBelow> {
+ public:
+  static Tensor forward(torch::autograd::AutogradContext* ctx, const Tensor& output) {
+    ctx->set_materialize_grads(false);
+    accept_carried<OutputBelow>(ctx);
+    return output.variable_data();
+  }
+  static tensor_list backward(torch::autograd::AutogradContext* /*ctx*/,
+                              const tensor_list& gradients) {
+    return gradients;
+  }
+};
+
+// The gradient of an output as one tensor.
+Tensor sum_of(const Tensor& gradient, const Carried& carried, at::IntArrayRef sizes) {
+  const Tensor product = scaled(carried.gradient, carried.scale).view(sizes);
+  return gradient.defined() ? gradient + product : product;
+}
+
+void add_root(Roots& roots, const Tensor& output, const Tensor& gradient,
+              const std::optional<Carried>& carried) {
+  if (!carried) {
+    if (gradient.defined()) roots.add(output, gradient);
+    return;
+  }
+  const auto accepted = carried_to(output.grad_fn().get());
+  const bool is_accepted = accepted != nullptr && accepted->put(output.output_nr(), *carried);
+  roots.add(output, is_accepted ? gradient : sum_of(gradient, *carried, output.sizes()));
 }
 
 // Takes the hooks off parameters for as long as it lives. autograd::grad calls the hooks of what it
@@ -285,7 +330,20 @@ void StackRun::measure_drift(size_t block) {
   truth_.clear();
 }
 
-tensor_list StackRun::backward(size_t block, const tensor_list& gradients) {
+// Gradients of the outputs below, from what the block's own backward pass returned and what it
+// carried.
+void StackRun::carry_on(const BlockState& below, tensor_list& results) {
+  for (size_t i = 0; i < below.outputs.size(); ++i) {
+    const auto carried = carried_to(below.outputs[i].grad_fn().get())->take(0);
+    Tensor& result = results[1 + i];
+    if (carried && !carry(static_cast<uint32_t>(1 + i), *carried)) {
+      result = sum_of(result, *carried, below.outputs[i].sizes());
+    }
+  }
+}
+
+tensor_list StackRun::backward(size_t block, const tensor_list& gradients,
+                               const std::vector<std::optional<Carried>>& carried) {
   Record& record = records_[block];
   if (at::GradMode::is_enabled()) {
     throw Error(
@@ -306,33 +364,33 @@ tensor_list StackRun::backward(size_t block, const tensor_list& gradients) {
     replay_up_to(block, all);
   }
   std::vector<Later> later;
-  const BlockState below{leaf(record.hidden), outputs_below(block, later)};
+  tensor_list inputs = {leaf(record.hidden)};
+  for (const auto& output : outputs_below(block, later)) inputs.push_back(output);
 
   // 2. The block once more, with a graph this time. What it made is in the graph's hands then.
-  torch::autograd::edge_list roots;
-  tensor_list root_gradients;
-  const auto add = [&](const Tensor& result, const Tensor& gradient) {
-    if (!gradient.defined()) return;
-    roots.push_back(torch::autograd::impl::gradient_edge(result));
-    root_gradients.push_back(gradient);
-  };
+  const auto roots = std::make_shared<Roots>();
+  BlockState below{inputs[0], {}};
   {
     RECORD_USER_SCOPE("crnet::rebuild_block");
     const torch::AutoGradMode graph(true);
+    for (size_t i = 1; i < inputs.size(); ++i) {
+      below.outputs.push_back(OutputBelow::apply(inputs[i]));
+    }
     std::optional<Tape::Run> running;
     if (plan.blocks[block].products) running.emplace(record.tape);
     const BlockState above = blocks[block].forward(below);
-    add(above.hidden, gradients[0]);
-    for (size_t i = 1; i < gradients.size(); ++i) add(above.outputs[i - 1], gradients[i]);
+    if (gradients[0].defined()) roots->add(above.hidden, gradients[0]);
+    for (size_t i = 0; i < carried.size(); ++i) {
+      add_root(*roots, above.outputs[i], gradients[1 + i], carried[i]);
+    }
   }
   release(block);
 
   // 3. Its gradients.
-  tensor_list inputs = {below.hidden};
-  inputs.insert(inputs.end(), below.outputs.begin(), below.outputs.end());
   inputs.insert(inputs.end(), blocks[block].parameters.begin(), blocks[block].parameters.end());
   const HooksAside hooks(blocks[block].parameters);
-  tensor_list results = differentiate(roots, root_gradients, inputs);
+  tensor_list results = differentiate(roots, inputs);
+  carry_on(below, results);
 
   // 4. What no gradient came by.
   for (const auto& y_prev : later) {

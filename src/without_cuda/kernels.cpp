@@ -56,7 +56,8 @@ void signed_scale(const float*, float, float*, Stream) {
 }
 
 template <class T>
-void scale_and_dot(const T*, const T*, const float*, T*, float*, float*, int64_t, Stream) {
+void cross_layer(CrossLayerPass, const T*, const T*, const float*, T*, float*, float*, int64_t,
+                 Stream) {
   refuse();
 }
 
@@ -78,7 +79,7 @@ void subtract_and_divide(const T*, T*, float, int64_t, Stream) {
   template decltype(swiglu<T>) swiglu<T>;                       \
   template decltype(swiglu_backward<T>) swiglu_backward<T>;     \
   template decltype(cross_entropy<T>) cross_entropy<T>;         \
-  template decltype(scale_and_dot<T>) scale_and_dot<T>;         \
+  template decltype(cross_layer<T>) cross_layer<T>;             \
   template decltype(residual_product<T>) residual_product<T>;   \
   template decltype(subtract_and_divide<T>) subtract_and_divide<T>
 CRNET_FOR_ELEMENT(float);

@@ -330,25 +330,51 @@ TEST(CudaKernels, SignedScaleIsThatOfTheOperator) {
   }
 }
 
-TEST(CudaKernels, ScaleAndDotAreThoseOfThePlainOperators) {
+struct CrossLayerCase {
+  CrossLayerPass pass;
+  bool dots;
+};
+
+// Both results of a pass over shifted memory, against fp64.
+void check_cross_layer(const CrossLayerCase& asked, torch::ScalarType dtype, int64_t shift,
+                       int64_t count) {
+  const Tensor dy = shifted(torch::randn({count}).to(dtype), shift);
+  const Tensor y_prev = torch::rand({count}).to(dtype), c = torch::full({}, -1.003f);
+  const Tensor before = torch::randn({count}).to(dtype);
+  Tensor partial = torch::full({kernels::kDotPartials}, NAN);
+  const auto got = run({{{count}, dtype}, {{}, torch::kFloat32}}, shift, [&](const Tensors& out) {
+    out[0].copy_(before);
+    out[1].fill_(7);
+    with_element(dtype, [&](auto element) {
+      using T = decltype(element);
+      kernels::cross_layer(asked.pass, data<T>(dy), asked.dots ? data<T>(y_prev) : nullptr,
+                           data<float>(c), data<T>(out[0]), data<float>(partial),
+                           data<float>(out[1]), count, {});
+    });
+  });
+  const Tensor wide = dy.to(torch::kFloat32);
+  const Tensor sum =
+      asked.pass == CrossLayerPass::kAdd ? wide + c * before.to(torch::kFloat32) : wide;
+  const Tensor expected = asked.pass == CrossLayerPass::kDot     ? before
+                          : asked.pass == CrossLayerPass::kScale ? (wide * c).to(dtype)
+                                                                 : sum.to(dtype);
+  expect_close(got[0], expected, dtype);
+  const Tensor terms = sum.to(torch::kFloat64) * y_prev;
+  const double dot = asked.dots ? terms.sum().item<double>() : 7;
+  EXPECT_NEAR(got[1].item<double>(), dot, 1e-6 * terms.abs().sum().item<double>());
+}
+
+TEST(CudaKernels, CrossLayerPassesAreThoseOfThePlainOperators) {
   over_elements([](torch::ScalarType dtype, int64_t shift) {
-    for (const int64_t count : {0, 1, 3, 31, 32, 33, 2051, 40007}) {
-      SCOPED_TRACE(::testing::Message() << count << " elements");
-      const Tensor dy = shifted(torch::randn({count}).to(dtype), shift);
-      const Tensor y_prev = torch::rand({count}).to(dtype), c = torch::full({}, -1.003f);
-      Tensor partial = torch::full({kernels::kDotPartials}, NAN);
-      const auto got =
-          run({{{count}, dtype}, {{}, torch::kFloat32}}, shift, [&](const Tensors& out) {
-            with_element(dtype, [&](auto element) {
-              using T = decltype(element);
-              kernels::scale_and_dot(data<T>(dy), data<T>(y_prev), data<float>(c), data<T>(out[0]),
-                                     data<float>(partial), data<float>(out[1]), count, {});
-            });
-          });
-      const Tensor wide = dy.to(torch::kFloat64);
-      EXPECT_TRUE(torch::equal(got[0], (dy.to(torch::kFloat32) * c).to(dtype)));
-      const double terms = (wide * y_prev).abs().sum().item<double>();
-      EXPECT_NEAR(got[1].item<double>(), (wide * y_prev).sum().item<double>(), 1e-6 * terms);
+    for (const CrossLayerCase asked :
+         {CrossLayerCase{CrossLayerPass::kDot, true}, CrossLayerCase{CrossLayerPass::kScale, true},
+          CrossLayerCase{CrossLayerPass::kAdd, true},
+          CrossLayerCase{CrossLayerPass::kAdd, false}}) {
+      for (const int64_t count : {1, 3, 31, 32, 33, 2051, 40007}) {
+        SCOPED_TRACE(::testing::Message() << "pass " << static_cast<int>(asked.pass) << ", "
+                                          << count << " elements, dots " << asked.dots);
+        check_cross_layer(asked, dtype, shift, count);
+      }
     }
   });
 }

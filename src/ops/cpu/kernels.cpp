@@ -135,21 +135,41 @@ float cross_entropy_row(T* logits, int64_t vocab, int64_t target, float scale) {
   return logf(sum) + maximum - at_target;
 }
 
-template <class T>
-double scale_and_dot(const T* dy, const T* y_prev, T* dx, float c, int64_t count) {
+template <class T, CrossLayerPass kPass, bool kDots>
+double cross_layer_pass(const T* dy, const T* y_prev, T* out, float c, int64_t count) {
   constexpr int64_t kBlock = 4096;  // fp32 sums of this many, added up in fp64
   double total = 0;
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t end = begin + kBlock < count ? begin + kBlock : count;
     float sum = 0;
     for (int64_t i = begin; i < end; ++i) {
-      const float d = load(dy + i);
-      sum += d * load(y_prev + i);
-      store(dx + i, d * c);
+      float d = load(dy + i);
+      if constexpr (kPass == CrossLayerPass::kAdd) {
+        d += c * load(out + i);
+        store(out + i, d);
+      }
+      if constexpr (kDots) sum += d * load(y_prev + i);
+      if constexpr (kPass == CrossLayerPass::kScale) store(out + i, d * c);
     }
     total += sum;
   }
   return total;
+}
+
+template <class T>
+double cross_layer(CrossLayerPass pass, const T* dy, const T* y_prev, T* out, float c,
+                   int64_t count) {
+  switch (pass) {
+    case CrossLayerPass::kDot:
+      return cross_layer_pass<T, CrossLayerPass::kDot, true>(dy, y_prev, out, c, count);
+    case CrossLayerPass::kScale:
+      return cross_layer_pass<T, CrossLayerPass::kScale, true>(dy, y_prev, out, c, count);
+    case CrossLayerPass::kAdd:
+      break;
+  }
+  return y_prev != nullptr
+             ? cross_layer_pass<T, CrossLayerPass::kAdd, true>(dy, y_prev, out, c, count)
+             : cross_layer_pass<T, CrossLayerPass::kAdd, false>(dy, y_prev, out, c, count);
 }
 
 template <class T>
@@ -165,7 +185,7 @@ constexpr Kernels<T> kTable = {rms_norm<T>,
                                swiglu_backward<T>,
                                cross_entropy_row<T>,
                                cross_entropy_loss_row<T>,
-                               scale_and_dot<T>,
+                               cross_layer<T>,
                                subtract_and_divide<T>};
 
 }  // namespace

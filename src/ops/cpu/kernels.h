@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "ops/cross_layer_pass.h"
+
 namespace crnet::cpu {
 
 /// bf16 as it lies in memory.
@@ -33,8 +35,9 @@ struct Kernels {
   float (*cross_entropy_row)(T* logits, int64_t vocab, int64_t target, float scale);
   /// The row's loss alone; the logits stay.
   float (*cross_entropy_loss_row)(const T* logits, int64_t vocab, int64_t target);
-  /// dx = c · dy; returns Σ dy · y_prev.
-  double (*scale_and_dot)(const T* dy, const T* y_prev, T* dx, float c, int64_t count);
+  /// Returns Σ dY ⊙ y_prev, 0 where y_prev is null; `pass` says what becomes of dy and out.
+  double (*cross_layer)(CrossLayerPass pass, const T* dy, const T* y_prev, T* out, float c,
+                        int64_t count);
   /// product = (y − product) / c.
   void (*subtract_and_divide)(const T* y, T* product, float c, int64_t count);
 };

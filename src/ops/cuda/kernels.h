@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "ops/cross_layer_pass.h"
+
 struct CUstream_st;
 
 // The tests compile the kernels for the CPU, into a namespace of their own.
@@ -67,12 +69,13 @@ void cross_entropy(T* logits, const int64_t* targets, int64_t ignored, const flo
 /// scales[0] = c(β) as signed_scale() has it, and scales[1] = 1: cuBLAS wants both on the device.
 void signed_scale(const float* beta, float epsilon, float* scales, Stream stream);
 
-/// Partial sums that scale_and_dot wants memory for.
+/// Partial sums that cross_layer wants memory for.
 inline constexpr int64_t kDotPartials = 1024;
-/// dx = c · dy and dot = Σ dy · y_prev, with c and dot on the device.
+/// dot = Σ dY ⊙ y_prev, with c and dot on the device; nothing where y_prev is null, as it may be in
+/// kAdd. `pass` says what becomes of dy and out.
 template <class T>
-void scale_and_dot(const T* dy, const T* y_prev, const float* c, T* dx, float* partial, float* dot,
-                   int64_t count, Stream stream);
+void cross_layer(CrossLayerPass pass, const T* dy, const T* y_prev, const float* c, T* out,
+                 float* partial, float* dot, int64_t count, Stream stream);
 /// y = c · y_prev + low · b with scales = {c, 1}, by cuBLASLt: low [tokens, rank], b [rank, out],
 /// y_prev and y [tokens, out], y_prev ≠ y, each aligned to 16 bytes. Equal operands give
 /// equal bits. False, with nothing done, where cuBLASLt does not have these sizes; that depends on

@@ -1,0 +1,99 @@
+#include "ops/carried_gradient.h"
+
+#include <ATen/core/grad_mode.h>
+#include <torch/csrc/autograd/graph_task.h>
+
+#include <utility>
+
+namespace crnet {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Node;
+
+namespace {
+
+constexpr const char* kSlot = "carried";  // in saved_data
+
+struct Operators {
+  std::mutex mutex;
+  std::vector<detail::CarriedOf> all;  // a few
+};
+Operators& operators() {
+  static Operators operators;
+  return operators;
+}
+
+bool has_hooks(Node& node) {
+  return !node.tensor_pre_hooks().empty() || !node.retains_grad_hooks().empty() ||
+         !node.pre_hooks().empty() || !node.post_hooks().empty();
+}
+
+// A pass that is asked for some gradients goes through a part of the graph, and takes them there.
+bool runs_unasked(Node* node) {
+  const auto* const parts = torch::autograd::get_current_graph_task_exec_info();
+  if (parts == nullptr || parts->empty()) return true;
+  const auto found = parts->find(node);
+  return found != parts->end() && found->second.needed_ && found->second.captures_ == nullptr;
+}
+
+}  // namespace
+
+bool CarriedGradients::put(size_t output, const Carried& carried, int pass) {
+  const std::lock_guard lock(mutex_);
+  auto& entry = entries_.at(output);
+  if (entry) return false;
+  entry = Entry{pass, carried};
+  return true;
+}
+
+std::optional<Carried> CarriedGradients::take(size_t output, int pass) {
+  const std::lock_guard lock(mutex_);
+  auto& entry = entries_.at(output);
+  if (!entry || (pass != kAnyPass && entry->pass != kAnyPass && entry->pass != pass)) return {};
+  return std::exchange(entry, std::nullopt)->carried;
+}
+
+CarriedGradientsPtr carried_to(Node* node) {
+  const std::lock_guard lock(operators().mutex);
+  for (const auto carried_of : operators().all) {
+    if (auto carried = carried_of(node)) return carried;
+  }
+  return nullptr;
+}
+
+std::optional<Carried> take_carried(AutogradContext* ctx, size_t output) {
+  return detail::attached_carried(*ctx)->take(output, torch::autograd::get_current_graph_task_id());
+}
+
+bool carry(uint32_t input, const Carried& carried) {
+  const auto node = torch::autograd::get_current_node();
+  if (at::GradMode::is_enabled() || node == nullptr || has_hooks(*node)) return false;
+  const torch::autograd::Edge& edge = node->next_edge(input);
+  Node* const maker = edge.function.get();
+  if (maker == nullptr || has_hooks(*maker) || !runs_unasked(maker) ||
+      maker->stream() != node->stream()) {
+    return false;
+  }
+  const auto accepted = carried_to(maker);
+  return accepted != nullptr &&
+         accepted->put(edge.input_nr, carried, torch::autograd::get_current_graph_task_id());
+}
+
+namespace detail {
+
+void register_operator(CarriedOf carried_of) {
+  const std::lock_guard lock(operators().mutex);
+  operators().all.push_back(carried_of);
+}
+
+void attach_carried(AutogradContext* ctx, size_t num_outputs) {
+  ctx->saved_data[kSlot] =
+      c10::IValue::make_capsule(c10::make_intrusive<CarriedGradients>(num_outputs));
+}
+
+CarriedGradientsPtr attached_carried(const AutogradContext& ctx) {
+  return c10::static_intrusive_pointer_cast<CarriedGradients>(ctx.saved_data.at(kSlot).toCapsule());
+}
+
+}  // namespace detail
+}  // namespace crnet

@@ -1,0 +1,86 @@
+// How the gradient of Y_prev gets to the operator that made it: not as c · dY, which autograd would
+// add to what comes from Y_prev's other readers (a pass over memory to make it, and one to add it),
+// but as dY and c, which that operator adds in the pass in which it reads its own gradient. An
+// operator here is a torch::autograd::Function.
+#pragma once
+
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/custom_class.h>
+#include <torch/types.h>
+
+#include <mutex>
+#include <optional>
+#include <vector>
+
+namespace crnet {
+
+/// scale · gradient is to be added.
+struct Carried {
+  torch::Tensor gradient;  // [N, out], of the compute dtype
+  torch::Tensor scale;     // [], fp32 or wider
+  bool is_owned = false;   // nobody else reads `gradient`
+};
+
+/// What has been carried to the outputs of one operator, each in one backward pass.
+class CarriedGradients : public torch::CustomClassHolder {
+ public:
+  static constexpr int kAnyPass = -1;
+
+  explicit CarriedGradients(size_t num_outputs) : entries_(num_outputs) {}
+  /// False, with nothing done, where something lies there: of another reader, or of another pass,
+  /// which may run in another thread.
+  bool put(size_t output, const Carried& carried, int pass = kAnyPass);
+  /// What was put there for this pass.
+  [[nodiscard]] std::optional<Carried> take(size_t output, int pass = kAnyPass);
+
+ private:
+  struct Entry {
+    int pass;
+    Carried carried;
+  };
+  std::mutex mutex_;
+  std::vector<std::optional<Entry>> entries_;
+};
+using CarriedGradientsPtr = c10::intrusive_ptr<CarriedGradients>;
+
+/// What is carried to this node's outputs; nullptr where its operator does not accept it.
+[[nodiscard]] CarriedGradientsPtr carried_to(torch::autograd::Node* node);
+
+/// In an operator's forward: it accepts what is carried to its outputs, by calling take_carried()
+/// in its backward.
+template <class Operator>
+void accept_carried(torch::autograd::AutogradContext* ctx, size_t num_outputs = 1);
+/// What was carried to this output in the backward pass that runs.
+[[nodiscard]] std::optional<Carried> take_carried(torch::autograd::AutogradContext* ctx,
+                                                  size_t output = 0);
+
+/// In an operator's backward: carries a gradient to the operator that made its input `input`,
+/// counted among its tensors; the gradient to return is an undefined one then. False where that
+/// operator does not accept it, or where somebody else would see the gradient: hooks, a pass that
+/// is asked for it or that builds a graph.
+[[nodiscard]] bool carry(uint32_t input, const Carried& carried);
+
+namespace detail {
+
+using CarriedOf = CarriedGradientsPtr (*)(torch::autograd::Node* node);
+/// A node does not tell what made it but by its type, which only the operator's own source knows.
+void register_operator(CarriedOf carried_of);
+void attach_carried(torch::autograd::AutogradContext* ctx, size_t num_outputs);
+[[nodiscard]] CarriedGradientsPtr attached_carried(const torch::autograd::AutogradContext& ctx);
+
+template <class Operator>
+CarriedGradientsPtr carried_of(torch::autograd::Node* node) {
+  auto* const own = dynamic_cast<torch::autograd::CppNode<Operator>*>(node);
+  return own == nullptr ? nullptr : attached_carried(own->ctx_);
+}
+
+}  // namespace detail
+
+template <class Operator>
+void accept_carried(torch::autograd::AutogradContext* ctx, size_t num_outputs) {
+  static const bool is_registered = (detail::register_operator(detail::carried_of<Operator>), true);
+  static_cast<void>(is_registered);
+  detail::attach_carried(ctx, num_outputs);
+}
+
+}  // namespace crnet
