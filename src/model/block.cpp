@@ -1,5 +1,7 @@
 #include "crnet/model/block.h"
 
+#include <algorithm>
+
 #include "crnet/model/projection.h"
 #include "crnet/ops/attention.h"
 #include "crnet/ops/residual_sum.h"
@@ -12,13 +14,19 @@ namespace {
 
 using torch::Tensor;
 
-// Runs a projection on x and the same projection's output below; its own output goes up.
-Tensor project(torch::nn::AnyModule& module, Projection projection, const Tensor& x,
-               const BlockState& below, BlockState& above) {
-  const auto index = static_cast<size_t>(projection);
-  const Tensor y_prev = below.outputs.empty() ? Tensor() : below.outputs[index];
-  above.outputs[index] = module.forward<Tensor>(x, y_prev);
-  return above.outputs[index];
+// Runs projections of x on it and on their outputs below; what they give goes up. Their places
+// follow each other from `first` on.
+std::vector<Tensor> run(const std::vector<const ProjectionLayer*>& layers, Projection first,
+                        const Tensor& x, const BlockState& below, BlockState& above) {
+  const auto from = static_cast<std::ptrdiff_t>(first);
+  std::vector<Tensor> y_prev;
+  if (!below.outputs.empty()) {
+    const auto begin = below.outputs.begin() + from;
+    y_prev.assign(begin, begin + static_cast<std::ptrdiff_t>(layers.size()));
+  }
+  auto outputs = project(layers, x, y_prev);
+  std::copy(outputs.begin(), outputs.end(), above.outputs.begin() + from);
+  return outputs;
 }
 
 Tensor append(const Tensor& cached, const Tensor& fresh) {
@@ -40,49 +48,43 @@ AttentionImpl::AttentionImpl(const ModelConfig& config, int64_t layer, torch::De
     : num_heads_(config.num_heads),
       num_kv_heads_(config.kv_heads()),
       head_size_(config.head_size()),
-      q_proj_(make_projection(config, layer, Projection::kQ, device)),
-      k_proj_(make_projection(config, layer, Projection::kK, device)),
-      v_proj_(make_projection(config, layer, Projection::kV, device)),
-      o_proj_(make_projection(config, layer, Projection::kO, device)) {
-  register_module("q_proj", q_proj_.ptr());
-  register_module("k_proj", k_proj_.ptr());
-  register_module("v_proj", v_proj_.ptr());
-  register_module("o_proj", o_proj_.ptr());
-}
+      q_proj_(add_projection(*this, "q_proj", config, layer, Projection::kQ, device)),
+      k_proj_(add_projection(*this, "k_proj", config, layer, Projection::kK, device)),
+      v_proj_(add_projection(*this, "v_proj", config, layer, Projection::kV, device)),
+      o_proj_(add_projection(*this, "o_proj", config, layer, Projection::kO, device)) {}
 
 Tensor AttentionImpl::forward(const Tensor& x, const BlockState& below, const RopeTable& rotary,
                               KeyValueCache* cache, BlockState& above) {
   const int64_t B = x.size(0), T = x.size(1);
-  Tensor q = project(q_proj_, Projection::kQ, x, below, above);  // [B, T, H·D]
-  Tensor k = project(k_proj_, Projection::kK, x, below, above);  // [B, T, G·D]
-  Tensor v = project(v_proj_, Projection::kV, x, below, above);  // [B, T, G·D]
+  const auto projected =  // [B, T, H·D], [B, T, G·D], [B, T, G·D]
+      run({q_proj_.get(), k_proj_.get(), v_proj_.get()}, Projection::kQ, x, below, above);
   const int64_t offset = cache != nullptr && cache->keys.defined() ? cache->keys.size(1) : 0;
-  q = rope(q.view({B, T, num_heads_, head_size_}), rotary.cosine, rotary.sine, offset);
-  k = rope(k.view({B, T, num_kv_heads_, head_size_}), rotary.cosine, rotary.sine, offset);
-  v = v.view({B, T, num_kv_heads_, head_size_});
+  const auto heads = [&](size_t i, int64_t count) {
+    return projected[i].view({B, T, count, head_size_});
+  };
+  const Tensor q = rope(heads(0, num_heads_), rotary.cosine, rotary.sine, offset);
+  Tensor k = rope(heads(1, num_kv_heads_), rotary.cosine, rotary.sine, offset);
+  Tensor v = heads(2, num_kv_heads_);
   if (cache != nullptr) {
     k = cache->keys = append(cache->keys, k);
     v = cache->values = append(cache->values, v);
   }
   const Tensor attended = causal_attention(q, k, v, Tape::next_attention());  // [B, T, C]
-  return project(o_proj_, Projection::kO, attended, below, above);
+  return run({o_proj_.get()}, Projection::kO, attended, below, above)[0];
 }
 
 MLPImpl::MLPImpl(const ModelConfig& config, int64_t layer, torch::Device device)
     : activation_(config.architecture != Architecture::kCoLA || config.cola_mlp_activation),
-      gate_proj_(make_projection(config, layer, Projection::kGate, device)),
-      up_proj_(make_projection(config, layer, Projection::kUp, device)),
-      down_proj_(make_projection(config, layer, Projection::kDown, device)) {
-  register_module("gate_proj", gate_proj_.ptr());
-  register_module("up_proj", up_proj_.ptr());
-  register_module("down_proj", down_proj_.ptr());
-}
+      gate_proj_(add_projection(*this, "gate_proj", config, layer, Projection::kGate, device)),
+      up_proj_(add_projection(*this, "up_proj", config, layer, Projection::kUp, device)),
+      down_proj_(add_projection(*this, "down_proj", config, layer, Projection::kDown, device)) {}
 
 Tensor MLPImpl::forward(const Tensor& x, const BlockState& below, BlockState& above) {
-  const Tensor gate = project(gate_proj_, Projection::kGate, x, below, above);  // [B, T, F]
-  const Tensor up = project(up_proj_, Projection::kUp, x, below, above);        // [B, T, F]
+  const auto projected =  // [B, T, F] each
+      run({gate_proj_.get(), up_proj_.get()}, Projection::kGate, x, below, above);
+  const Tensor &gate = projected[0], &up = projected[1];
   const Tensor inner = activation_ ? swiglu(gate, up) : gate * up;
-  return project(down_proj_, Projection::kDown, inner, below, above);  // [B, T, C]
+  return run({down_proj_.get()}, Projection::kDown, inner, below, above)[0];  // [B, T, C]
 }
 
 BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer, torch::Device device)

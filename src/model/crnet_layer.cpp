@@ -50,19 +50,30 @@ void CRNetLayerImpl::reset() {
 }
 
 torch::Tensor CRNetLayerImpl::forward(const torch::Tensor& x, const torch::Tensor& y_prev) {
-  TapeEntry unheld;
-  TapeEntry* const next = Tape::next();
-  TapeEntry& entry = next != nullptr ? *next : unheld;
-  if (!options.first()) {
-    entry.B = B;
-    entry.beta = beta;
-    entry.epsilon = options.epsilon();
-    entry.y_prev = y_prev;
-    return low_rank_residual(x, A, B, y_prev, beta, options.epsilon(), entry.products);
-  }
-  if (is_full_rank()) return matrix_product(x, weight, WeightLayout::kOutIn, &entry.products.y);
-  const torch::Tensor low = matrix_product(x, A, WeightLayout::kInOut, &entry.products.low);
-  return matrix_product(low, B, WeightLayout::kInOut, &entry.products.y);
+  return project({this}, x, {y_prev})[0];
+}
+
+const torch::Tensor& CRNetLayerImpl::input_weight() const {
+  return is_full_rank() ? weight : A;
+}
+
+WeightLayout CRNetLayerImpl::input_layout() const {
+  return is_full_rank() ? WeightLayout::kOutIn : WeightLayout::kInOut;
+}
+
+torch::Tensor* CRNetLayerImpl::held_product(TapeEntry& entry) const {
+  return is_full_rank() ? &entry.products.y : &entry.products.low;
+}
+
+torch::Tensor CRNetLayerImpl::finish(const torch::Tensor& product, const torch::Tensor& y_prev,
+                                     TapeEntry& entry) const {
+  if (is_full_rank()) return product;
+  if (options.first()) return matrix_product(product, B, WeightLayout::kInOut, &entry.products.y);
+  entry.B = B;
+  entry.beta = beta;
+  entry.epsilon = options.epsilon();
+  entry.y_prev = y_prev;
+  return cross_layer_sum(product, B, y_prev, beta, options.epsilon(), entry.products);
 }
 
 void CRNetLayerImpl::pretty_print(std::ostream& stream) const {

@@ -37,8 +37,13 @@ void FullRankLayerImpl::reset() {
   weight = register_parameter("weight", torch::empty({out, in}, master(device)));
 }
 
-torch::Tensor FullRankLayerImpl::forward(const torch::Tensor& x, const torch::Tensor&) {
-  return matrix_product(x, weight, WeightLayout::kOutIn);
+torch::Tensor FullRankLayerImpl::forward(const torch::Tensor& x, const torch::Tensor& y_prev) {
+  return project({this}, x, {y_prev})[0];
+}
+
+torch::Tensor FullRankLayerImpl::finish(const torch::Tensor& product, const torch::Tensor&,
+                                        TapeEntry&) const {
+  return product;
 }
 
 CoLALayerImpl::CoLALayerImpl(int64_t in, int64_t out, int64_t r, torch::Device device)
@@ -51,25 +56,57 @@ void CoLALayerImpl::reset() {
   B = register_parameter("B", torch::empty({r, out}, master(device)));
 }
 
-torch::Tensor CoLALayerImpl::forward(const torch::Tensor& x, const torch::Tensor&) {
-  TapeEntry* const entry = Tape::next();
-  torch::Tensor* const held = entry != nullptr ? &entry->products.low : nullptr;
-  const torch::Tensor low = matrix_product(x, A, WeightLayout::kInOut, held);  // [..., R]
-  return matrix_product(torch::silu(low), B, WeightLayout::kInOut);
+torch::Tensor CoLALayerImpl::forward(const torch::Tensor& x, const torch::Tensor& y_prev) {
+  return project({this}, x, {y_prev})[0];
 }
 
-torch::nn::AnyModule make_projection(const ModelConfig& config, int64_t layer,
-                                     Projection projection, torch::Device device) {
+torch::Tensor* CoLALayerImpl::held_product(TapeEntry& entry) const {
+  return &entry.products.low;
+}
+
+torch::Tensor CoLALayerImpl::finish(const torch::Tensor& product, const torch::Tensor&,
+                                    TapeEntry&) const {
+  return matrix_product(torch::silu(product), B, WeightLayout::kInOut);
+}
+
+std::vector<torch::Tensor> project(const std::vector<const ProjectionLayer*>& layers,
+                                   const torch::Tensor& x,
+                                   const std::vector<torch::Tensor>& y_prev) {
+  std::vector<TapeEntry> unheld(layers.size());
+  std::vector<TapeEntry*> entries;
+  std::vector<torch::Tensor> weights;
+  std::vector<torch::Tensor*> held;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    TapeEntry* const next = Tape::next();
+    entries.push_back(next != nullptr ? next : &unheld[i]);
+    weights.push_back(layers[i]->input_weight());
+    held.push_back(layers[i]->held_product(*entries[i]));
+  }
+  const auto products = matrix_products(x, weights, layers[0]->input_layout(), held);
+  std::vector<torch::Tensor> outputs;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const torch::Tensor below = y_prev.empty() ? torch::Tensor() : y_prev[i];
+    outputs.push_back(layers[i]->finish(products[i], below, *entries[i]));
+  }
+  return outputs;
+}
+
+ProjectionLayerPtr add_projection(torch::nn::Module& parent, const std::string& name,
+                                  const ModelConfig& config, int64_t layer, Projection projection,
+                                  torch::Device device) {
   const int64_t in = config.in_features(projection), out = config.out_features(projection);
   switch (config.architecture) {
     case Architecture::kLlama:
-      return torch::nn::AnyModule(FullRankLayer(in, out, device));
-    case Architecture::kCoLA:
-      return torch::nn::AnyModule(CoLALayer(in, out, config.low_rank(layer, projection), device));
+      return parent.register_module(name, FullRankLayer(in, out, device));
+    case Architecture::kCoLA: {
+      const int64_t r = config.low_rank(layer, projection);
+      return parent.register_module(name, CoLALayer(in, out, r, device));
+    }
     case Architecture::kCRNet:
       break;
   }
-  return torch::nn::AnyModule(CRNetLayer(layer_options(config, layer, projection, device)));
+  const CRNetLayer made(layer_options(config, layer, projection, device));
+  return parent.register_module(name, made);
 }
 
 }  // namespace crnet

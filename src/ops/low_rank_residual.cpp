@@ -3,13 +3,13 @@
 #include <sstream>
 
 #include "crnet/core/error.h"
+#include "crnet/ops/matrix_product.h"
 #include "ops/carried_gradient.h"
 #include "ops/cpu/dispatch.h"
 #include "ops/cross_layer.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
 #include "ops/product.h"
-#include "ops/remade.h"
 
 namespace crnet {
 namespace {
@@ -22,19 +22,28 @@ Tensor as_matrix(const Tensor& t) {
   return t.reshape({-1, t.size(-1)});
 }
 
-void check_shapes(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev) {
-  const bool fits = A.dim() == 2 && B.dim() == 2 && x.dim() >= 1 && x.size(-1) == A.size(0) &&
-                    A.size(1) == B.size(0) && y_prev.defined() && y_prev.dim() == x.dim() &&
-                    y_prev.size(-1) == B.size(1) &&
-                    y_prev.sizes().slice(0, y_prev.dim() - 1) == x.sizes().slice(0, x.dim() - 1) &&
-                    x.scalar_type() == y_prev.scalar_type();
+void check_factors(const Tensor& x, const Tensor& A, const Tensor& B) {
+  if (x.dim() >= 1 && A.dim() == 2 && B.dim() == 2 && x.size(-1) == A.size(0) &&
+      A.size(1) == B.size(0)) {
+    return;
+  }
+  std::ostringstream text;
+  text << "[low_rank_residual] expected x [..., in], A [in, R], B [R, out], got x " << x.sizes()
+       << ", A " << A.sizes() << ", B " << B.sizes();
+  throw Error(text.str());
+}
+
+void check_sum(const Tensor& low, const Tensor& B, const Tensor& y_prev) {
+  const bool fits =
+      B.dim() == 2 && low.dim() >= 1 && low.size(-1) == B.size(0) && y_prev.defined() &&
+      y_prev.dim() == low.dim() && y_prev.size(-1) == B.size(1) &&
+      y_prev.sizes().slice(0, y_prev.dim() - 1) == low.sizes().slice(0, low.dim() - 1) &&
+      low.scalar_type() == y_prev.scalar_type();
   if (fits) return;
   std::ostringstream text;
-  text << "[low_rank_residual] expected x [..., in], A [in, r], B [r, out], y_prev [..., out] with "
-          "x "
-          "and y_prev of one dtype, got x "
-       << x.sizes() << " " << x.scalar_type() << ", A " << A.sizes() << ", B " << B.sizes()
-       << ", y_prev ";
+  text << "[low_rank_residual] expected y_prev [..., out] like X A [..., R] times B [R, out], and "
+          "of its dtype, got X A "
+       << low.sizes() << " " << low.scalar_type() << ", B " << B.sizes() << ", y_prev ";
   if (y_prev.defined()) {
     text << y_prev.sizes() << " " << y_prev.scalar_type();
   } else {
@@ -79,10 +88,21 @@ Tensor scale_of(const Tensor& beta, double epsilon) {
   return scales.select(0, 0);
 }
 
+bool is_aligned(const Tensor& t) {
+  return reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
+}
+
 // As it is, or a copy at an address that is aligned to 16 bytes.
 Tensor packed(const Tensor& t) {
   const Tensor matrix = as_matrix(t).contiguous();
-  return reinterpret_cast<uintptr_t>(matrix.const_data_ptr()) % 16 == 0 ? matrix : matrix.clone();
+  return is_aligned(matrix) ? matrix : matrix.clone();
+}
+
+// The same of a matrix whose rows may lie apart.
+Tensor packed_rows(const Tensor& matrix) {
+  const bool is_readable = matrix.stride(1) == 1 && is_aligned(matrix) &&
+                           matrix.stride(0) * matrix.element_size() % 16 == 0;
+  return is_readable ? matrix : packed(matrix);
 }
 
 // Undefined where cuBLASLt does not have these sizes or dtypes. c as scale_of() makes it.
@@ -90,15 +110,19 @@ Tensor residual_product_cuda(const Tensor& low, const Tensor& b, const Tensor& y
                              const Tensor& c) {
   const auto dtype = low.scalar_type();
   if (dtype != torch::kFloat32 && dtype != torch::kBFloat16) return {};
-  const Tensor left = packed(low), right = packed(b), addend = packed(y_prev);
-  if (!cuda::takes(left, right, addend) || !cuda::takes_with_fp32(left, c)) return {};
+  const Tensor left = packed_rows(low), right = packed(b), addend = packed(y_prev);
+  if (!cuda::takes(right, addend) || right.scalar_type() != dtype ||
+      left.device() != right.device() || !cuda::takes_with_fp32(right, c)) {
+    return {};
+  }
   Tensor y = torch::empty_like(addend);  // [N, out]
   bool done = false;
   cuda::with_stream(y, [&](auto element, cuda::Stream stream) {
     using T = decltype(element);
-    done = cuda::residual_product(cuda::const_data<T>(left), cuda::const_data<T>(right),
-                                  cuda::const_data<T>(addend), cuda::const_data<float>(c),
-                                  cuda::data<T>(y), y.size(0), left.size(1), y.size(1), stream);
+    done = cuda::residual_product(cuda::const_data<T>(left), left.stride(0),
+                                  cuda::const_data<T>(right), cuda::const_data<T>(addend),
+                                  cuda::const_data<float>(c), cuda::data<T>(y), y.size(0),
+                                  left.size(1), y.size(1), stream);
   });
   return done ? y.view(y_prev.sizes()) : Tensor();
 }
@@ -112,44 +136,39 @@ Tensor residual_product(const Tensor& low, const Tensor& b, const Tensor& y_prev
   return scaled_plus_product(c, as_matrix(y_prev), low, b).view_as(y_prev);
 }
 
-class LowRankResidual : public torch::autograd::Function<LowRankResidual> {
+class CrossLayerSum : public torch::autograd::Function<CrossLayerSum> {
  public:
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& A, const Tensor& B,
+  static Tensor forward(AutogradContext* ctx, const Tensor& low, const Tensor& B,
                         const Tensor& y_prev, const Tensor& beta, double epsilon,
                         LowRankProducts* products) {
-    RECORD_USER_SCOPE("crnet::low_rank_residual");
-    const auto dtype = x.scalar_type();
-    const Tensor a = A.to(dtype), b = B.to(dtype);
+    RECORD_USER_SCOPE("crnet::cross_layer_sum");
+    const Tensor b = B.to(low.scalar_type());
     const Tensor c = scale_of(beta, epsilon);
-    if (!products->low.defined()) products->low = product_of(as_matrix(x), a);
-    if (!products->y.defined()) products->y = residual_product(products->low, b, y_prev, c);
-    ctx->save_for_backward({to_save(ctx, "x", x), a, b, products->low, y_prev, c});
+    if (!products->y.defined()) products->y = residual_product(as_matrix(low), b, y_prev, c);
+    ctx->save_for_backward({low, b, y_prev, c});
     if (products->y_prev) ctx->saved_data["y_prev"] = c10::IValue::make_capsule(products->y_prev);
-    ctx->saved_data["master"] = static_cast<int64_t>(A.scalar_type());
-    accept_carried<LowRankResidual>(ctx);
+    ctx->saved_data["master"] = static_cast<int64_t>(B.scalar_type());
+    accept_carried<CrossLayerSum>(ctx);
     return products->y.variable_data();  // the result gets a graph, the held tensor none
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
-    RECORD_USER_SCOPE("crnet::low_rank_residual_backward");
+    RECORD_USER_SCOPE("crnet::cross_layer_sum_backward");
     const auto saved = ctx->get_saved_variables();
-    const Tensor x = from_saved(ctx, "x", saved[0]);
-    const Tensor &a = saved[1], &b = saved[2], &low = saved[3], &c = saved[5];
+    const Tensor &low = saved[0], &b = saved[1], &c = saved[3];
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
     const auto later = ctx->saved_data.find("y_prev");
     const Tensor y_prev = later == ctx->saved_data.end()
-                              ? saved[4]
+                              ? saved[2]
                               : static_cast<LaterTensor&>(*later->second.toCapsule()).take();
     const CrossLayerGradients cross = cross_layer_backward(ctx, grad_outputs[0], y_prev, c);
-    const Tensor dlow = product_of(cross.y, b.t());                   // [N, R]
-    const Tensor dx = as_gradient_of(x, product_of(dlow, a.t()));     // [..., in]
-    const Tensor dA = product_of(as_matrix(x).t(), dlow).to(master);  // [in, R]
-    const Tensor dB = product_of(low.t(), cross.y).to(master);        // [R, out]
-    return {dx, dA, dB, cross.y_prev, cross.beta, Tensor(), Tensor()};
+    const Tensor dlow = as_gradient_of(low, product_of(cross.y, b.t()));   // [..., R]
+    const Tensor dB = product_of(as_matrix(low).t(), cross.y).to(master);  // [R, out]
+    return {dlow, dB, cross.y_prev, cross.beta, Tensor(), Tensor()};
   }
 
  private:
-  static constexpr uint32_t kYPrev = 3;  // among the tensors that apply() is given
+  static constexpr uint32_t kYPrev = 2;  // among the tensors that apply() is given
 
   struct CrossLayerGradients {
     Tensor y;       // dY [N, out], with what was carried to it
@@ -181,10 +200,17 @@ Tensor signed_scale(const Tensor& beta, double epsilon) {
   return torch::where(beta >= 0, positive, beta - epsilon);
 }
 
+Tensor cross_layer_sum(const Tensor& low, const Tensor& B, const Tensor& y_prev, const Tensor& beta,
+                       double epsilon, LowRankProducts& products) {
+  check_sum(low, B, y_prev);
+  return CrossLayerSum::apply(low, B, y_prev, beta, epsilon, &products);
+}
+
 Tensor low_rank_residual(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev,
                          const Tensor& beta, double epsilon, LowRankProducts& products) {
-  check_shapes(x, A, B, y_prev);
-  return LowRankResidual::apply(x, A, B, y_prev, beta, epsilon, &products);
+  check_factors(x, A, B);
+  const Tensor low = matrix_product(x, A, WeightLayout::kInOut, &products.low);
+  return cross_layer_sum(low, B, y_prev, beta, epsilon, products);
 }
 
 Tensor low_rank_residual(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev,
@@ -197,7 +223,7 @@ Tensor replay_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor
                                 const Tensor& beta, double epsilon) {
   RECORD_USER_SCOPE("crnet::replay_low_rank_residual");
   const torch::NoGradGuard no_grad;
-  return residual_product(low, B.to(low.scalar_type()), y_prev, scale_of(beta, epsilon));
+  return residual_product(as_matrix(low), B.to(low.scalar_type()), y_prev, scale_of(beta, epsilon));
 }
 
 Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor& y, double c) {
@@ -205,7 +231,7 @@ Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor
   const torch::NoGradGuard no_grad;
   // Not with 1/c as the product's own scales: oneDNN compiles a kernel for every pair of them, and
   // keeps a thousand, while c moves with every step.
-  Tensor y_prev = product_of(low, B.to(low.scalar_type())).view_as(y);
+  Tensor y_prev = product_of(as_matrix(low), B.to(low.scalar_type())).view_as(y);
   subtract_and_divide(y, y_prev, c);
   return y_prev;
 }
@@ -214,9 +240,10 @@ namespace plain {
 
 Tensor low_rank_residual(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev,
                          const Tensor& beta, double epsilon) {
-  check_shapes(x, A, B, y_prev);
+  check_factors(x, A, B);
   const auto dtype = x.scalar_type();
   const Tensor low = torch::matmul(x, A.to(dtype));
+  check_sum(low, B, y_prev);
   return signed_scale(beta, epsilon) * y_prev + torch::matmul(low, B.to(dtype));
 }
 

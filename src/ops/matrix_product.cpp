@@ -3,6 +3,7 @@
 #include <sstream>
 
 #include "crnet/core/error.h"
+#include "crnet/core/format.h"
 #include "ops/carried_gradient.h"
 #include "ops/cross_layer.h"
 #include "ops/product.h"
@@ -15,6 +16,9 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
+// Fewer rows of x are multiplied faster than the weights are put side by side.
+constexpr int64_t kFewRows = 64;
+
 Tensor as_matrix(const Tensor& t) {
   return t.reshape({-1, t.size(-1)});
 }
@@ -24,56 +28,149 @@ Tensor in_out(const Tensor& weight, bool out_in) {
   return out_in ? weight.t() : weight;
 }
 
-class MatrixProduct : public torch::autograd::Function<MatrixProduct> {
+bool are_joined(const Tensor& x, size_t num_weights, bool out_in) {
+  return !out_in && num_weights > 1 && x.numel() >= kFewRows * x.size(-1);
+}
+
+// Matrices side by side.
+Tensor joined(const tensor_list& parts) {
+  return parts.size() == 1 ? parts[0] : at::cat(parts, 1);
+}
+
+// Columns of `matrix` beside each other, as wide as each of `like` is in its last dimension.
+tensor_list split(const Tensor& matrix, at::TensorList like) {
+  tensor_list parts;
+  int64_t begin = 0;
+  for (const Tensor& t : like) {
+    parts.push_back(matrix.narrow(1, begin, t.size(-1)));
+    begin += t.size(-1);
+  }
+  return parts;
+}
+
+class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
  public:
-  static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight, bool out_in,
-                        Tensor* product) {
+  static tensor_list forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
+                             bool out_in, const std::vector<Tensor*>& held) {
     RECORD_USER_SCOPE("crnet::matrix_product");
-    const Tensor w = weight.to(x.scalar_type());
-    ctx->save_for_backward({to_save(ctx, "x", x), w});
+    tensor_list kept = {to_save(ctx, "x", x)}, results;
+    for (const Tensor& weight : weights) kept.push_back(weight.to(x.scalar_type()));
+    const tensor_list computed =
+        multiply_missing(x, {kept.begin() + 1, kept.end()}, out_in, held);  // [..., out]
+    for (size_t i = 0; i < weights.size(); ++i) {
+      Tensor* const place = held.empty() ? nullptr : held[i];
+      const bool is_held = place != nullptr && place->defined();
+      if (place != nullptr && !is_held) *place = computed[i];
+      results.push_back((is_held ? *place : computed[i]).variable_data());
+    }
+    ctx->save_for_backward(kept);
     ctx->saved_data["out_in"] = out_in;
-    ctx->saved_data["master"] = static_cast<int64_t>(weight.scalar_type());
-    accept_carried<MatrixProduct>(ctx);
-    if (product != nullptr && product->defined()) return product->variable_data();
-    auto sizes = x.sizes().vec();
-    sizes.back() = weight.size(out_in ? 0 : 1);
-    const Tensor y = product_of(as_matrix(x), in_out(w, out_in)).view(sizes);  // [..., out]
-    if (product != nullptr) *product = y;
-    return y.variable_data();
+    ctx->saved_data["master"] = static_cast<int64_t>(weights[0].scalar_type());
+    accept_carried<MatrixProducts>(ctx, weights.size());
+    return results;
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     RECORD_USER_SCOPE("crnet::matrix_product_backward");
     const auto saved = ctx->get_saved_variables();
     const Tensor x = from_saved(ctx, "x", saved[0]);
-    const Tensor& w = saved[1];
+    const tensor_list weights(saved.begin() + 1, saved.end());
     const bool out_in = ctx->saved_data["out_in"].toBool();
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
-    Tensor dy = as_matrix(grad_outputs[0]).contiguous();  // [N, out]
-    if (const auto carried = take_carried(ctx)) {
-      const Tensor sum = to_add_to(*carried);
-      cross_layer(CrossLayerPass::kAdd, dy, {}, carried->scale, sum);
-      dy = sum;
+    tensor_list dy;  // [N, out]
+    for (size_t i = 0; i < weights.size(); ++i) {
+      dy.push_back(with_carried(as_matrix(grad_outputs[i]).contiguous(), take_carried(ctx, i)));
+      grad_outputs[i].reset();
     }
-    const Tensor dx = as_gradient_of(x, product_of(dy, in_out(w, out_in).t()));  // [..., in]
-    const Tensor rows = as_matrix(x);                                            // [N, in]
-    const Tensor dw = out_in ? product_of(dy.t(), rows) : product_of(rows.t(), dy);
-    return {dx, dw.to(master), Tensor(), Tensor()};
+    const Tensor rows = as_matrix(x);  // [N, in]
+    Tensor dx;
+    tensor_list gradients = {Tensor()};
+    if (are_joined(x, weights.size(), out_in)) {
+      const Tensor all = joined(dy);
+      dx = product_of(all, joined(weights).t());
+      for (const Tensor& dw : split(product_of(rows.t(), all), weights)) {
+        gradients.push_back(dw.to(master).contiguous());
+      }
+    } else {
+      for (size_t i = 0; i < weights.size(); ++i) {
+        add_product_to(dx, dy[i], in_out(weights[i], out_in).t());
+        const Tensor dw = out_in ? product_of(dy[i].t(), rows) : product_of(rows.t(), dy[i]);
+        gradients.push_back(dw.to(master));
+        dy[i].reset();
+      }
+    }
+    gradients[0] = as_gradient_of(x, dx);
+    gradients.resize(gradients.size() + 2);  // of the layout and of what is held: none
+    return gradients;
+  }
+
+ private:
+  // Undefined where all are held.
+  static tensor_list multiply_missing(const Tensor& x, const tensor_list& weights, bool out_in,
+                                      const std::vector<Tensor*>& held) {
+    tensor_list products(weights.size());
+    const auto is_missing = [&](size_t i) {
+      return held.empty() || held[i] == nullptr || !held[i]->defined();
+    };
+    bool misses_any = false;
+    for (size_t i = 0; i < weights.size(); ++i) misses_any = misses_any || is_missing(i);
+    if (misses_any && are_joined(x, weights.size(), out_in)) {
+      products = split(product_of(as_matrix(x), joined(weights)), weights);
+    } else {
+      for (size_t i = 0; i < weights.size(); ++i) {
+        if (is_missing(i)) products[i] = product_of(as_matrix(x), in_out(weights[i], out_in));
+      }
+    }
+    auto sizes = x.sizes().vec();
+    for (Tensor& product : products) {
+      if (!product.defined()) continue;
+      sizes.back() = product.size(1);
+      product = product.view(sizes);
+    }
+    return products;
+  }
+
+  static Tensor with_carried(const Tensor& dy, const std::optional<Carried>& carried) {
+    if (!carried) return dy;
+    const Tensor sum = to_add_to(*carried);
+    cross_layer(CrossLayerPass::kAdd, dy, {}, carried->scale, sum);
+    return sum;
+  }
+
+  static void add_product_to(Tensor& sum, const Tensor& left, const Tensor& right) {
+    if (sum.defined()) {
+      add_product(sum, left, right);
+    } else {
+      sum = product_of(left, right);
+    }
   }
 };
 
+void check(const Tensor& x, const Tensor& weight, bool out_in) {
+  if (x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(out_in ? 1 : 0)) return;
+  std::ostringstream text;
+  text << "[matrix_product] expected x [..., in] and weight "
+       << (out_in ? "[out, in]" : "[in, out]") << ", got " << x.sizes() << " and "
+       << weight.sizes();
+  throw Error(text.str());
+}
+
 }  // namespace
 
-Tensor matrix_product(const Tensor& x, const Tensor& weight, WeightLayout layout, Tensor* product) {
+std::vector<Tensor> matrix_products(const Tensor& x, const std::vector<Tensor>& weights,
+                                    WeightLayout layout, const std::vector<Tensor*>& products) {
   const bool out_in = layout == WeightLayout::kOutIn;
-  if (x.dim() < 1 || weight.dim() != 2 || x.size(-1) != weight.size(out_in ? 1 : 0)) {
-    std::ostringstream text;
-    text << "[matrix_product] expected x [..., in] and weight "
-         << (out_in ? "[out, in]" : "[in, out]") << ", got " << x.sizes() << " and "
-         << weight.sizes();
-    throw Error(text.str());
+  for (const Tensor& weight : weights) check(x, weight, out_in);
+  if (weights.empty()) return {};
+  if (!products.empty() && products.size() != weights.size()) {
+    throw Error(format("[matrix_products] expected a place for each of %zu products, got %zu",
+                       weights.size(), products.size()));
   }
-  return MatrixProduct::apply(x, weight, out_in, product);
+  return MatrixProducts::apply(x, at::TensorList(weights), out_in, products);
+}
+
+Tensor matrix_product(const Tensor& x, const Tensor& weight, WeightLayout layout, Tensor* product) {
+  return matrix_products(x, {weight}, layout, {product})[0];
 }
 
 }  // namespace crnet

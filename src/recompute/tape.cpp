@@ -12,7 +12,7 @@ thread_local Tape* running = nullptr;
 
 // The entry at `position`, which moves on.
 template <class Entry>
-Entry* take(std::vector<Entry>& entries, size_t& position, bool grows, const char* what) {
+Entry* take(std::deque<Entry>& entries, size_t& position, bool grows, const char* what) {
   if (grows) entries.emplace_back();
   if (position == entries.size()) {
     throw Error(

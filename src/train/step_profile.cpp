@@ -25,7 +25,7 @@ const std::array<GroupRule, 7>& rules() {
        {"crnet::linear_cross_entropy", "aten::_log_softmax", "aten::log_softmax", "aten::gather",
         "aten::scatter_add", "aten::exp_"}},
       {"fused operators",
-       {"crnet::rms_norm", "crnet::rope", "crnet::swiglu", "crnet::low_rank_residual",
+       {"crnet::rms_norm", "crnet::rope", "crnet::swiglu", "crnet::cross_layer_sum",
         "crnet::replay_low_rank", "crnet::invert_low_rank", "crnet::remake"}},
       {"copies and dtypes",
        {"aten::copy_", "aten::_to_copy", "aten::to", "aten::clone", "aten::contiguous",

@@ -62,8 +62,8 @@ void cross_layer(CrossLayerPass, const T*, const T*, const float*, T*, float*, f
 }
 
 template <class T>
-bool residual_product(const T*, const T*, const T*, const float*, T*, int64_t, int64_t, int64_t,
-                      Stream) {
+bool residual_product(const T*, int64_t, const T*, const T*, const float*, T*, int64_t, int64_t,
+                      int64_t, Stream) {
   refuse();
 }
 

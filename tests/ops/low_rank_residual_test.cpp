@@ -56,9 +56,10 @@ TEST(InvertLowRankResidual, UndoesTheForwardPass) {
 // left(i, k) · right(k, j).
 TEST(ResidualLayout, IsHowAColumnMajorProductReadsRowMajorTensors) {
   const int64_t tokens = 5, rank = 3, out = 7;
-  const Tensor low = torch::randn({tokens, rank}), B = torch::randn({rank, out});
+  const Tensor wide = torch::randn({tokens, rank + 2}), low = wide.narrow(1, 0, rank);
+  const Tensor B = torch::randn({rank, out});
   const Tensor y_prev = torch::randn({tokens, out}), y = torch::full({tokens, out}, NAN);
-  const auto layout = cuda::residual_layout(tokens, rank, out);
+  const auto layout = cuda::residual_layout(tokens, rank, out, low.stride(0));
   const auto at = [](const Tensor& t, const cuda::ColumnMajor& m, int64_t i, int64_t j) -> float& {
     EXPECT_LT(i, m.rows);
     EXPECT_LT(j, m.columns);
@@ -72,7 +73,7 @@ TEST(ResidualLayout, IsHowAColumnMajorProductReadsRowMajorTensors) {
     for (int64_t j = 0; j < layout.result.columns; ++j) {
       float sum = 0.7f * at(y_prev, layout.result, i, j);
       for (int64_t k = 0; k < layout.left.columns; ++k) {
-        sum += at(B, layout.left, i, k) * at(low, layout.right, k, j);
+        sum += at(B, layout.left, i, k) * at(wide, layout.right, k, j);
       }
       at(y, layout.result, i, j) = sum;
     }

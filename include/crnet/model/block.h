@@ -4,10 +4,10 @@
 #pragma once
 
 #include <torch/nn/module.h>
-#include <torch/nn/modules/container/any.h>
 #include <torch/nn/pimpl.h>
 
 #include "crnet/model/config.h"
+#include "crnet/model/projection_layer.h"
 #include "crnet/ops/rope.h"
 #include "crnet/recompute/block_stack.h"
 
@@ -45,7 +45,7 @@ class AttentionImpl : public torch::nn::Module {
 
  private:
   int64_t num_heads_, num_kv_heads_, head_size_;
-  torch::nn::AnyModule q_proj_, k_proj_, v_proj_, o_proj_;
+  ProjectionLayerPtr q_proj_, k_proj_, v_proj_, o_proj_;
 };
 TORCH_MODULE(Attention);
 
@@ -57,7 +57,7 @@ class MLPImpl : public torch::nn::Module {
 
  private:
   bool activation_;
-  torch::nn::AnyModule gate_proj_, up_proj_, down_proj_;
+  ProjectionLayerPtr gate_proj_, up_proj_, down_proj_;
 };
 TORCH_MODULE(MLP);
 

@@ -8,6 +8,7 @@
 #include <torch/types.h>
 
 #include "crnet/model/config.h"
+#include "crnet/model/projection_layer.h"
 
 namespace crnet {
 
@@ -37,7 +38,7 @@ struct CRNetLayerOptions {
 /// Parameters, fp32: A [in, r], B [r, out], beta [] (a buffer where it is fixed); first block:
 /// weight [out, in], or A and B. They are drawn from LibTorch's default generator at construction.
 /// The compute dtype is the input's: bf16 inputs make bf16 products of the fp32 parameters.
-class CRNetLayerImpl : public torch::nn::Cloneable<CRNetLayerImpl> {
+class CRNetLayerImpl : public torch::nn::Cloneable<CRNetLayerImpl>, public ProjectionLayer {
  public:
   explicit CRNetLayerImpl(CRNetLayerOptions options);
 
@@ -50,6 +51,11 @@ class CRNetLayerImpl : public torch::nn::Cloneable<CRNetLayerImpl> {
   void pretty_print(std::ostream& stream) const override;
 
   [[nodiscard]] bool is_full_rank() const;
+  [[nodiscard]] const torch::Tensor& input_weight() const override;
+  [[nodiscard]] WeightLayout input_layout() const override;
+  [[nodiscard]] torch::Tensor* held_product(TapeEntry& entry) const override;
+  torch::Tensor finish(const torch::Tensor& product, const torch::Tensor& y_prev,
+                       TapeEntry& entry) const override;
 
   CRNetLayerOptions options;
   torch::Tensor weight;  ///< [out, in]; undefined unless full rank

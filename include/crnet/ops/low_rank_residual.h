@@ -15,7 +15,7 @@ namespace crnet {
 /// everywhere.
 torch::Tensor signed_scale(const torch::Tensor& beta, double epsilon);
 
-/// Y = c(β) · Y_prev + (X A) B, as one differentiable operator.
+/// Y = c(β) · Y_prev + (X A) B: matrix_product() of X and A, and cross_layer_sum().
 ///
 /// x [..., in] and y_prev [..., out] share a floating dtype, which is also that of the result
 /// [..., out] and of the products; A [in, R], B [R, out] and beta [] may be of a wider one (fp32
@@ -46,7 +46,7 @@ class LaterTensor : public torch::CustomClassHolder {
 
 /// Products of a forward pass that may be held, so that nobody multiplies again.
 struct LowRankProducts {
-  torch::Tensor low;  ///< X A [N, R], N all leading dimensions
+  torch::Tensor low;  ///< X A [..., R]
   torch::Tensor y;    ///< Y [..., out]
   /// Where set, y_prev is given as a placeholder of its shape and dtype, with any values, and the
   /// backward pass takes the true one from here. `y` must be held then.
@@ -59,6 +59,13 @@ torch::Tensor low_rank_residual(const torch::Tensor& x, const torch::Tensor& A,
                                 const torch::Tensor& B, const torch::Tensor& y_prev,
                                 const torch::Tensor& beta, double epsilon,
                                 LowRankProducts& products);
+
+/// Y = c(β) · Y_prev + low · B, low [..., R] = X A of y_prev's dtype: the second half of
+/// low_rank_residual(), for projections that share the first (see matrix_products()). Of `products`
+/// it takes all but `low`.
+torch::Tensor cross_layer_sum(const torch::Tensor& low, const torch::Tensor& B,
+                              const torch::Tensor& y_prev, const torch::Tensor& beta,
+                              double epsilon, LowRankProducts& products);
 
 /// Y from a held X A, to the bit what the forward pass gave. Without a graph.
 torch::Tensor replay_low_rank_residual(const torch::Tensor& low, const torch::Tensor& B,

@@ -1,7 +1,9 @@
-// One matrix product whose result may be held.
+// Matrix products whose results may be held.
 #pragma once
 
 #include <torch/types.h>
+
+#include <vector>
 
 namespace crnet {
 
@@ -20,5 +22,14 @@ enum class WeightLayout {
 /// where it is undefined, the result is left there, without a graph.
 torch::Tensor matrix_product(const torch::Tensor& x, const torch::Tensor& weight,
                              WeightLayout layout, torch::Tensor* product = nullptr);
+
+/// The products of one x with several weights, as matrix_product() of each, but for the order of
+/// sums: the gradient of x is summed within the products. Weights [in, out] are taken for the
+/// narrow factors A, and multiplied as one matrix [in, Σ out]: results are views of one tensor
+/// [..., Σ out] then. `products`, where not empty, has a place, or nullptr, for each.
+std::vector<torch::Tensor> matrix_products(const torch::Tensor& x,
+                                           const std::vector<torch::Tensor>& weights,
+                                           WeightLayout layout,
+                                           const std::vector<torch::Tensor*>& products = {});
 
 }  // namespace crnet

@@ -4,7 +4,7 @@
 
 #include <torch/types.h>
 
-#include <vector>
+#include <deque>
 
 #include "crnet/ops/attention.h"
 #include "crnet/ops/low_rank_residual.h"
@@ -45,8 +45,9 @@ class Tape {
     Tape* outer_;
   };
 
-  std::vector<TapeEntry> entries;
-  std::vector<AttentionProducts> attentions;
+  // Deques, since an entry stays in use while further ones are taken.
+  std::deque<TapeEntry> entries;
+  std::deque<AttentionProducts> attentions;
 
  private:
   size_t position_ = 0, attention_position_ = 0;

@@ -26,7 +26,8 @@ void check(cublasStatus_t status, const char* what) {
 // Everything that an algorithm depends on. Addresses do not count: all are taken to be aligned to
 // 16 bytes and no more. So a product that is repeated takes the same algorithm and gives the same
 // bits, wherever its operands lie.
-using Key = std::tuple<int, cudaDataType_t, cublasComputeType_t, int64_t, int64_t, int64_t>;
+using Key =
+    std::tuple<int, cudaDataType_t, cublasComputeType_t, int64_t, int64_t, int64_t, int64_t>;
 
 // fp32 sums; TF32 products of fp32 where LibTorch's user allows them.
 template <class T>
@@ -107,15 +108,16 @@ std::optional<cublasLtMatmulAlgo_t> algorithm_for(const Key& key, cublasLtHandle
 }  // namespace
 
 template <class T>
-bool residual_product(const T* low, const T* b, const T* y_prev, const float* scales, T* y,
-                      int64_t tokens, int64_t rank, int64_t out, Stream stream) {
+bool residual_product(const T* low, int64_t low_row, const T* b, const T* y_prev,
+                      const float* scales, T* y, int64_t tokens, int64_t rank, int64_t out,
+                      Stream stream) {
   if (tokens == 0 || out == 0) return true;
   if (rank == 0) return false;
   const auto type = std::is_same_v<T, float> ? CUDA_R_32F : CUDA_R_16BF;
   const auto compute = compute_type<T>();
-  Problem problem = describe(type, compute, residual_layout(tokens, rank, out));
+  Problem problem = describe(type, compute, residual_layout(tokens, rank, out, low_row));
   const cublasLtHandle_t handle = at::cuda::getCurrentCUDABlasLtHandle();
-  const Key key = {c10::cuda::current_device(), type, compute, tokens, rank, out};
+  const Key key = {c10::cuda::current_device(), type, compute, tokens, rank, out, low_row};
   const auto algorithm = algorithm_for(key, handle, problem);
   if (!algorithm) return false;
   const float *c = scales, *one = scales + 1;
@@ -127,9 +129,9 @@ bool residual_product(const T* low, const T* b, const T* y_prev, const float* sc
   return true;
 }
 
-template bool residual_product(const float*, const float*, const float*, const float*, float*,
-                               int64_t, int64_t, int64_t, Stream);
-template bool residual_product(const bfloat16*, const bfloat16*, const bfloat16*, const float*,
-                               bfloat16*, int64_t, int64_t, int64_t, Stream);
+template bool residual_product(const float*, int64_t, const float*, const float*, const float*,
+                               float*, int64_t, int64_t, int64_t, Stream);
+template bool residual_product(const bfloat16*, int64_t, const bfloat16*, const bfloat16*,
+                               const float*, bfloat16*, int64_t, int64_t, int64_t, Stream);
 
 }  // namespace crnet::cuda

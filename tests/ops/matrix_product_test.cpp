@@ -1,0 +1,110 @@
+// Products of one input with several weights: as those of each alone.
+#include "crnet/ops/matrix_product.h"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <vector>
+
+#include "crnet/core/error.h"
+#include "gradcheck.h"
+
+namespace crnet {
+namespace {
+
+using testing::leaf;
+using testing::relative_error;
+using torch::Tensor;
+using Tensors = std::vector<Tensor>;
+
+constexpr int64_t kIn = 20;
+const std::vector<int64_t> kWidths = {8, 3, 16};
+
+Tensors make_weights(WeightLayout layout, torch::ScalarType dtype) {
+  Tensors weights;
+  for (const int64_t out : kWidths) {
+    const Tensor weight = torch::randn({kIn, out}).to(dtype);
+    weights.push_back(leaf(layout == WeightLayout::kInOut ? weight : weight.t().contiguous()));
+  }
+  return weights;
+}
+
+Tensor weighted_sum(const Tensors& products) {
+  Tensor sum = torch::zeros({}, torch::kFloat64);
+  for (const Tensor& product : products) {
+    const Tensor wide = product.to(torch::kFloat64);
+    sum = sum + (wide * torch::linspace(-1, 1, wide.numel(), torch::kFloat64).view_as(wide)).sum();
+  }
+  return sum;
+}
+
+// Few rows are multiplied one weight after the other, many as one matrix.
+TEST(MatrixProducts, AreThoseOfEachWeightAlone) {
+  torch::manual_seed(1);
+  for (const auto layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {
+    for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+      for (const int64_t rows : {1, 5, 70}) {
+        SCOPED_TRACE(::testing::Message()
+                     << dtype << ", 2 × " << rows << " rows, layout " << static_cast<int>(layout));
+        const double tolerance = dtype == torch::kBFloat16 ? 1e-2 : 1e-6;
+        const Tensors weights = make_weights(layout, torch::kFloat32);
+        const Tensor x = torch::randn({2, rows, kIn}).to(dtype), together = leaf(x),
+                     apart = leaf(x);
+        Tensors inputs = weights, products_apart;
+        inputs.push_back(together);
+        const Tensors products = matrix_products(together, weights, layout);
+        const auto got = torch::autograd::grad({weighted_sum(products)}, inputs);
+        for (const Tensor& weight : weights) {
+          products_apart.push_back(matrix_product(apart, weight, layout));
+        }
+        inputs.back() = apart;
+        const auto expected = torch::autograd::grad({weighted_sum(products_apart)}, inputs);
+        for (size_t i = 0; i < weights.size(); ++i) {
+          EXPECT_EQ(products[i].sizes(), products_apart[i].sizes());
+          EXPECT_LT(relative_error(products[i], products_apart[i]), tolerance) << i;
+          EXPECT_TRUE(got[i].is_contiguous());
+        }
+        for (size_t i = 0; i < got.size(); ++i) {
+          EXPECT_EQ(got[i].scalar_type(), inputs[i].scalar_type());
+          EXPECT_LT(relative_error(got[i], expected[i]), tolerance) << i;
+        }
+      }
+    }
+  }
+}
+
+TEST(MatrixProducts, GradientsMatchFiniteDifferences) {
+  torch::manual_seed(2);
+  for (const auto layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {
+    Tensors inputs = make_weights(layout, torch::kFloat64);
+    const Tensors weights = inputs;
+    const Tensor x = leaf(torch::randn({66, kIn}, torch::kFloat64));
+    inputs.push_back(x);
+    testing::expect_gradients_match(
+        [&] { return weighted_sum(matrix_products(x, weights, layout)).reshape({1}); }, inputs);
+  }
+}
+
+TEST(MatrixProducts, WhatIsHeldIsBelievedAndTheRestIsLeftThere) {
+  const Tensors weights = make_weights(WeightLayout::kInOut, torch::kFloat32);
+  const Tensor x = torch::randn({70, kIn});
+  const Tensors alone = matrix_products(x, weights, WeightLayout::kInOut);
+  Tensor held = torch::full({70, kWidths[1]}, 7.0), missing;
+  const Tensors products =
+      matrix_products(x, weights, WeightLayout::kInOut, {nullptr, &held, &missing});
+  EXPECT_TRUE(torch::equal(products[0], alone[0]));
+  EXPECT_TRUE(products[1].eq(7).all().item<bool>());
+  EXPECT_TRUE(torch::equal(products[2], alone[2]));
+  EXPECT_TRUE(torch::equal(missing, alone[2]));
+  EXPECT_FALSE(missing.requires_grad());
+}
+
+TEST(MatrixProducts, WhatDoesNotFitIsNamed) {
+  const Tensor x = torch::randn({4, 8}), fits = torch::randn({8, 2});
+  EXPECT_THROW(matrix_products(x, {fits, torch::randn({7, 2})}, WeightLayout::kInOut), Error);
+  EXPECT_THROW(matrix_products(x, {fits, fits}, WeightLayout::kInOut, {nullptr}), Error);
+  EXPECT_TRUE(matrix_products(x, {}, WeightLayout::kInOut).empty());
+}
+
+}  // namespace
+}  // namespace crnet
