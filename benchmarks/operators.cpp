@@ -14,6 +14,7 @@
 #include "crnet/ops/attention.h"
 #include "crnet/ops/linear_cross_entropy.h"
 #include "crnet/ops/low_rank_residual.h"
+#include "crnet/ops/matrix_product.h"
 #include "crnet/ops/rms_norm.h"
 #include "crnet/ops/rope.h"
 #include "crnet/ops/swiglu.h"
@@ -80,6 +81,28 @@ void compare(const char* name, const char* dtype, torch::Device device, const Op
   std::fflush(stdout);
 }
 
+// Two projections of x in each of two blocks, as a model calls them; y: their outputs below.
+Tensor residuals(const Tensor& x, const std::vector<Tensor>& A, const Tensor& B,
+                 std::vector<Tensor> y, const Tensor& beta) {
+  for (int block = 0; block < 2; ++block) {
+    const auto low = crnet::matrix_products(x, A, crnet::WeightLayout::kInOut);
+    for (size_t i = 0; i < y.size(); ++i) {
+      crnet::LowRankProducts products;
+      y[i] = crnet::cross_layer_sum(low[i], B, y[i], beta, 1e-6, products);
+    }
+  }
+  return y[0] + y[1];
+}
+Tensor plain_residuals(const Tensor& x, const std::vector<Tensor>& A, const Tensor& B,
+                       std::vector<Tensor> y, const Tensor& beta) {
+  for (int block = 0; block < 2; ++block) {
+    for (size_t i = 0; i < y.size(); ++i) {
+      y[i] = crnet::plain::low_rank_residual(x, A[i], B, y[i], beta, 1e-6);
+    }
+  }
+  return y[0] + y[1];
+}
+
 void compare_all(const Arguments& arguments, torch::ScalarType dtype) {
   const std::string precision = crnet::dtype_name(dtype);
   const char* p = precision.c_str();
@@ -97,10 +120,16 @@ void compare_all(const Arguments& arguments, torch::ScalarType dtype) {
   };
   const Tensor x = activation({tokens, C}), y = activation({tokens, F});
   const Tensor z = activation({tokens, F}), w = weight({C});
-  const Tensor A = weight({C, R}), B = weight({R, F}), beta = weight({});
+  const std::vector<Tensor> A = {weight({C, R}), weight({C, R})};
+  const Tensor B = weight({R, F}), beta = weight({});
   compare(
-      "low-rank residual", [&] { return crnet::low_rank_residual(x, A, B, y, beta, 1e-6); },
-      [&] { return crnet::plain::low_rank_residual(x, A, B, y, beta, 1e-6); });
+      "gate and up of two blocks",
+      [&] {
+        return residuals(x, A, B, {y, z}, beta);
+      },
+      [&] {
+        return plain_residuals(x, A, B, {y, z}, beta);
+      });
   compare(
       "RMSNorm", [&] { return crnet::rms_norm(x, w, 1e-6); },
       [&] { return crnet::plain::rms_norm(x, w, 1e-6); });

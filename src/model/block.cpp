@@ -16,8 +16,8 @@ using torch::Tensor;
 
 // Runs projections of x on it and on their outputs below; what they give goes up. Their places
 // follow each other from `first` on.
-std::vector<Tensor> run(const std::vector<const ProjectionLayer*>& layers, Projection first,
-                        const Tensor& x, const BlockState& below, BlockState& above) {
+std::vector<Tensor> project_up(const std::vector<const ProjectionLayer*>& layers, Projection first,
+                               const Tensor& x, const BlockState& below, BlockState& above) {
   const auto from = static_cast<std::ptrdiff_t>(first);
   std::vector<Tensor> y_prev;
   if (!below.outputs.empty()) {
@@ -57,7 +57,7 @@ Tensor AttentionImpl::forward(const Tensor& x, const BlockState& below, const Ro
                               KeyValueCache* cache, BlockState& above) {
   const int64_t B = x.size(0), T = x.size(1);
   const auto projected =  // [B, T, H·D], [B, T, G·D], [B, T, G·D]
-      run({q_proj_.get(), k_proj_.get(), v_proj_.get()}, Projection::kQ, x, below, above);
+      project_up({q_proj_.get(), k_proj_.get(), v_proj_.get()}, Projection::kQ, x, below, above);
   const int64_t offset = cache != nullptr && cache->keys.defined() ? cache->keys.size(1) : 0;
   const auto heads = [&](size_t i, int64_t count) {
     return projected[i].view({B, T, count, head_size_});
@@ -70,7 +70,7 @@ Tensor AttentionImpl::forward(const Tensor& x, const BlockState& below, const Ro
     v = cache->values = append(cache->values, v);
   }
   const Tensor attended = causal_attention(q, k, v, Tape::next_attention());  // [B, T, C]
-  return run({o_proj_.get()}, Projection::kO, attended, below, above)[0];
+  return project_up({o_proj_.get()}, Projection::kO, attended, below, above)[0];
 }
 
 MLPImpl::MLPImpl(const ModelConfig& config, int64_t layer, torch::Device device)
@@ -81,10 +81,10 @@ MLPImpl::MLPImpl(const ModelConfig& config, int64_t layer, torch::Device device)
 
 Tensor MLPImpl::forward(const Tensor& x, const BlockState& below, BlockState& above) {
   const auto projected =  // [B, T, F] each
-      run({gate_proj_.get(), up_proj_.get()}, Projection::kGate, x, below, above);
+      project_up({gate_proj_.get(), up_proj_.get()}, Projection::kGate, x, below, above);
   const Tensor &gate = projected[0], &up = projected[1];
   const Tensor inner = activation_ ? swiglu(gate, up) : gate * up;
-  return run({down_proj_.get()}, Projection::kDown, inner, below, above)[0];  // [B, T, C]
+  return project_up({down_proj_.get()}, Projection::kDown, inner, below, above)[0];  // [B, T, C]
 }
 
 BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer, torch::Device device)

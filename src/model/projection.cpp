@@ -69,28 +69,6 @@ torch::Tensor CoLALayerImpl::finish(const torch::Tensor& product, const torch::T
   return matrix_product(torch::silu(product), B, WeightLayout::kInOut);
 }
 
-std::vector<torch::Tensor> project(const std::vector<const ProjectionLayer*>& layers,
-                                   const torch::Tensor& x,
-                                   const std::vector<torch::Tensor>& y_prev) {
-  std::vector<TapeEntry> unheld(layers.size());
-  std::vector<TapeEntry*> entries;
-  std::vector<torch::Tensor> weights;
-  std::vector<torch::Tensor*> held;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    TapeEntry* const next = Tape::next();
-    entries.push_back(next != nullptr ? next : &unheld[i]);
-    weights.push_back(layers[i]->input_weight());
-    held.push_back(layers[i]->held_product(*entries[i]));
-  }
-  const auto products = matrix_products(x, weights, layers[0]->input_layout(), held);
-  std::vector<torch::Tensor> outputs;
-  for (size_t i = 0; i < layers.size(); ++i) {
-    const torch::Tensor below = y_prev.empty() ? torch::Tensor() : y_prev[i];
-    outputs.push_back(layers[i]->finish(products[i], below, *entries[i]));
-  }
-  return outputs;
-}
-
 ProjectionLayerPtr add_projection(torch::nn::Module& parent, const std::string& name,
                                   const ModelConfig& config, int64_t layer, Projection projection,
                                   torch::Device device) {

@@ -5,6 +5,8 @@
 
 #include <utility>
 
+#include "ops/product.h"
+
 namespace crnet {
 
 using torch::autograd::AutogradContext;
@@ -23,6 +25,7 @@ Operators& operators() {
   return operators;
 }
 
+// Hooks that see the gradients of the node's outputs, or change them.
 bool has_hooks(Node& node) {
   return !node.tensor_pre_hooks().empty() || !node.retains_grad_hooks().empty() ||
          !node.pre_hooks().empty() || !node.post_hooks().empty();
@@ -65,18 +68,29 @@ std::optional<Carried> take_carried(AutogradContext* ctx, size_t output) {
   return detail::attached_carried(*ctx)->take(output, torch::autograd::get_current_graph_task_id());
 }
 
+bool carry_to(Node* node, uint32_t output, const Carried& carried, int pass) {
+  if (node == nullptr || has_hooks(*node)) return false;
+  const auto accepted = carried_to(node);
+  return accepted != nullptr && accepted->put(output, carried, pass);
+}
+
 bool carry(uint32_t input, const Carried& carried) {
   const auto node = torch::autograd::get_current_node();
-  if (at::GradMode::is_enabled() || node == nullptr || has_hooks(*node)) return false;
+  if (at::GradMode::is_enabled() || node == nullptr || !node->post_hooks().empty()) return false;
   const torch::autograd::Edge& edge = node->next_edge(input);
   Node* const maker = edge.function.get();
-  if (maker == nullptr || has_hooks(*maker) || !runs_unasked(maker) ||
-      maker->stream() != node->stream()) {
-    return false;
-  }
-  const auto accepted = carried_to(maker);
-  return accepted != nullptr &&
-         accepted->put(edge.input_nr, carried, torch::autograd::get_current_graph_task_id());
+  return maker != nullptr && runs_unasked(maker) && maker->stream() == node->stream() &&
+         carry_to(maker, edge.input_nr, carried, torch::autograd::get_current_graph_task_id());
+}
+
+torch::Tensor carry_on(uint32_t input, const torch::Tensor& gradient,
+                       const std::optional<Carried>& carried) {
+  return !carried || carry(input, *carried) ? gradient : plus_carried(gradient, *carried);
+}
+
+torch::Tensor plus_carried(const torch::Tensor& gradient, const Carried& carried) {
+  const torch::Tensor product = scaled(carried.gradient, carried.scale);
+  return gradient.defined() ? gradient + product : product;
 }
 
 namespace detail {

@@ -16,7 +16,7 @@ namespace crnet {
 
 /// scale · gradient is to be added.
 struct Carried {
-  torch::Tensor gradient;  // [N, out], of the compute dtype
+  torch::Tensor gradient;  // [..., out] as the output, contiguous, of the compute dtype
   torch::Tensor scale;     // [], fp32 or wider
   bool is_owned = false;   // nobody else reads `gradient`
 };
@@ -45,6 +45,11 @@ using CarriedGradientsPtr = c10::intrusive_ptr<CarriedGradients>;
 
 /// What is carried to this node's outputs; nullptr where its operator does not accept it.
 [[nodiscard]] CarriedGradientsPtr carried_to(torch::autograd::Node* node);
+/// Carries a gradient to this output of a node, in the backward pass `pass`. False where its
+/// operator does not accept it, where hooks would see a part of the gradient, and where something
+/// lies there.
+[[nodiscard]] bool carry_to(torch::autograd::Node* node, uint32_t output, const Carried& carried,
+                            int pass = CarriedGradients::kAnyPass);
 
 /// In an operator's forward: it accepts what is carried to its outputs, by calling take_carried()
 /// in its backward.
@@ -55,15 +60,23 @@ void accept_carried(torch::autograd::AutogradContext* ctx, size_t num_outputs = 
                                                   size_t output = 0);
 
 /// In an operator's backward: carries a gradient to the operator that made its input `input`,
-/// counted among its tensors; the gradient to return is an undefined one then. False where that
-/// operator does not accept it, or where somebody else would see the gradient: hooks, a pass that
-/// is asked for it or that builds a graph.
+/// counted among its tensors; the gradient to return is an undefined one then. False as carry_to(),
+/// and where somebody else would see the gradient: hooks behind the operator, a pass that is asked
+/// for it or that builds a graph; or where the two ran on different streams.
 [[nodiscard]] bool carry(uint32_t input, const Carried& carried);
+
+/// For operators that pass a gradient on: what to return as that of input `input`. `gradient`,
+/// defined or not, where what was carried to it can be carried on, else the sum of both.
+[[nodiscard]] torch::Tensor carry_on(uint32_t input, const torch::Tensor& gradient,
+                                     const std::optional<Carried>& carried);
+/// `gradient`, where it is defined, plus what was carried there, as autograd would have it.
+[[nodiscard]] torch::Tensor plus_carried(const torch::Tensor& gradient, const Carried& carried);
 
 namespace detail {
 
 using CarriedOf = CarriedGradientsPtr (*)(torch::autograd::Node* node);
-/// A node does not tell what made it but by its type, which only the operator's own source knows.
+/// A node does not tell what made it but by its type, which only the operator's own source knows:
+/// operators of other layers have it too, so they say so here.
 void register_operator(CarriedOf carried_of);
 void attach_carried(torch::autograd::AutogradContext* ctx, size_t num_outputs);
 [[nodiscard]] CarriedGradientsPtr attached_carried(const torch::autograd::AutogradContext& ctx);

@@ -1,11 +1,13 @@
 #include "ops/cross_layer.h"
 
+#include <ATen/record_function.h>
+
+#include <algorithm>
 #include <vector>
 
 #include "ops/cpu/dispatch.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
-#include "ops/product.h"
 
 namespace crnet {
 namespace {
@@ -60,24 +62,26 @@ Tensor cross_layer_cuda(CrossLayerPass pass, const Tensor& dy, const Tensor& y_p
 
 Tensor cross_layer_plain(CrossLayerPass pass, const Tensor& dy, const Tensor& y_prev,
                          const Tensor& c, const Tensor& out) {
-  Tensor wide = dy.to(c.scalar_type());
+  const auto dtype = torch::promote_types(dy.scalar_type(), c.scalar_type());
+  Tensor wide = dy.to(dtype);
   if (pass == CrossLayerPass::kAdd) {
-    wide = wide + c * out.to(c.scalar_type());
+    wide = wide + c * out.to(dtype);
     out.copy_(wide);
   }
   if (pass == CrossLayerPass::kScale) out.copy_(wide * c);
-  return y_prev.defined() ? (wide * y_prev).sum() : Tensor();
+  return y_prev.defined() ? (wide * y_prev).sum().to(c.scalar_type()) : Tensor();
 }
 
-// An undefined tensor lies wherever it has to.
+// Nothing is asked of an undefined tensor.
 const Tensor& or_else(const Tensor& t, const Tensor& other) {
   return t.defined() ? t : other;
 }
 
 }  // namespace
 
-Tensor cross_layer(CrossLayerPass pass, const Tensor& dy, const Tensor& y_prev, const Tensor& c,
-                   const Tensor& out) {
+Tensor pass_over_gradient(CrossLayerPass pass, const Tensor& dy, const Tensor& y_prev,
+                          const Tensor& c, const Tensor& out) {
+  RECORD_USER_SCOPE("crnet::pass_over_gradient");
   if (dy.numel() == 0) return y_prev.defined() ? torch::zeros({}, c.options()) : Tensor();
   const Tensor &below = or_else(y_prev, dy), &to = or_else(out, dy);
   if (cpu::takes(dy, below, to) && c.device().is_cpu()) {
@@ -90,7 +94,8 @@ Tensor cross_layer(CrossLayerPass pass, const Tensor& dy, const Tensor& y_prev, 
 }
 
 Tensor to_add_to(const Carried& carried) {
-  return carried.is_owned ? carried.gradient : carried.gradient.clone();
+  const Tensor matrix = carried.gradient.view({-1, carried.gradient.size(-1)});
+  return carried.is_owned ? matrix : matrix.clone();
 }
 
 }  // namespace crnet

@@ -1,5 +1,6 @@
 #include "crnet/ops/low_rank_residual.h"
 
+#include <algorithm>
 #include <sstream>
 
 #include "crnet/core/error.h"
@@ -22,33 +23,44 @@ Tensor as_matrix(const Tensor& t) {
   return t.reshape({-1, t.size(-1)});
 }
 
-void check_factors(const Tensor& x, const Tensor& A, const Tensor& B) {
-  if (x.dim() >= 1 && A.dim() == 2 && B.dim() == 2 && x.size(-1) == A.size(0) &&
-      A.size(1) == B.size(0)) {
-    return;
-  }
-  std::ostringstream text;
-  text << "[low_rank_residual] expected x [..., in], A [in, R], B [R, out], got x " << x.sizes()
-       << ", A " << A.sizes() << ", B " << B.sizes();
-  throw Error(text.str());
-}
-
-void check_sum(const Tensor& low, const Tensor& B, const Tensor& y_prev) {
-  const bool fits =
-      B.dim() == 2 && low.dim() >= 1 && low.size(-1) == B.size(0) && y_prev.defined() &&
-      y_prev.dim() == low.dim() && y_prev.size(-1) == B.size(1) &&
-      y_prev.sizes().slice(0, y_prev.dim() - 1) == low.sizes().slice(0, low.dim() - 1) &&
-      low.scalar_type() == y_prev.scalar_type();
-  if (fits) return;
-  std::ostringstream text;
-  text << "[low_rank_residual] expected y_prev [..., out] like X A [..., R] times B [R, out], and "
-          "of its dtype, got X A "
-       << low.sizes() << " " << low.scalar_type() << ", B " << B.sizes() << ", y_prev ";
+void describe_y_prev(std::ostream& text, const Tensor& y_prev) {
+  text << ", y_prev ";
   if (y_prev.defined()) {
     text << y_prev.sizes() << " " << y_prev.scalar_type();
   } else {
     text << "undefined (a layer after the first block needs the previous block's output)";
   }
+}
+
+// Whether y_prev [..., out] goes with what is multiplied by B [R, out].
+bool fits_below(const Tensor& x, const Tensor& B, const Tensor& y_prev) {
+  return y_prev.defined() && y_prev.dim() == x.dim() && y_prev.size(-1) == B.size(1) &&
+         y_prev.sizes().slice(0, y_prev.dim() - 1) == x.sizes().slice(0, x.dim() - 1) &&
+         x.scalar_type() == y_prev.scalar_type();
+}
+
+void check_residual(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev) {
+  if (A.dim() == 2 && B.dim() == 2 && x.dim() >= 1 && x.size(-1) == A.size(0) &&
+      A.size(1) == B.size(0) && fits_below(x, B, y_prev)) {
+    return;
+  }
+  std::ostringstream text;
+  text << "[low_rank_residual] expected x [..., in], A [in, R], B [R, out], y_prev [..., out] with "
+          "x and y_prev of one dtype, got x "
+       << x.sizes() << " " << x.scalar_type() << ", A " << A.sizes() << ", B " << B.sizes();
+  describe_y_prev(text, y_prev);
+  throw Error(text.str());
+}
+
+void check_sum(const Tensor& low, const Tensor& B, const Tensor& y_prev) {
+  if (B.dim() == 2 && low.dim() >= 1 && low.size(-1) == B.size(0) && fits_below(low, B, y_prev)) {
+    return;
+  }
+  std::ostringstream text;
+  text << "[cross_layer_sum] expected X A [..., R], B [R, out], y_prev [..., out] with X A and "
+          "y_prev of one dtype, got X A "
+       << low.sizes() << " " << low.scalar_type() << ", B " << B.sizes();
+  describe_y_prev(text, y_prev);
   throw Error(text.str());
 }
 
@@ -100,8 +112,8 @@ Tensor packed(const Tensor& t) {
 
 // The same of a matrix whose rows may lie apart.
 Tensor packed_rows(const Tensor& matrix) {
-  const bool is_readable = matrix.stride(1) == 1 && is_aligned(matrix) &&
-                           matrix.stride(0) * matrix.element_size() % 16 == 0;
+  const bool is_readable = matrix.stride(1) == 1 && matrix.stride(0) >= matrix.size(1) &&
+                           matrix.stride(0) * matrix.element_size() % 16 == 0 && is_aligned(matrix);
   return is_readable ? matrix : packed(matrix);
 }
 
@@ -115,14 +127,15 @@ Tensor residual_product_cuda(const Tensor& low, const Tensor& b, const Tensor& y
       left.device() != right.device() || !cuda::takes_with_fp32(right, c)) {
     return {};
   }
+  // Of a single row the stride is any.
+  const int64_t left_row = std::max(left.stride(0), left.size(1));
   Tensor y = torch::empty_like(addend);  // [N, out]
   bool done = false;
   cuda::with_stream(y, [&](auto element, cuda::Stream stream) {
     using T = decltype(element);
-    done = cuda::residual_product(cuda::const_data<T>(left), left.stride(0),
-                                  cuda::const_data<T>(right), cuda::const_data<T>(addend),
-                                  cuda::const_data<float>(c), cuda::data<T>(y), y.size(0),
-                                  left.size(1), y.size(1), stream);
+    done = cuda::residual_product(cuda::const_data<T>(left), left_row, cuda::const_data<T>(right),
+                                  cuda::const_data<T>(addend), cuda::const_data<float>(c),
+                                  cuda::data<T>(y), y.size(0), left.size(1), y.size(1), stream);
   });
   return done ? y.view(y_prev.sizes()) : Tensor();
 }
@@ -168,27 +181,32 @@ class CrossLayerSum : public torch::autograd::Function<CrossLayerSum> {
   }
 
  private:
-  static constexpr uint32_t kYPrev = 2;  // among the tensors that apply() is given
+  static constexpr uint32_t kYPrev = 2, kBeta = 3;  // among the tensors that apply() is given
 
   struct CrossLayerGradients {
     Tensor y;       // dY [N, out], with what was carried to it
-    Tensor beta;    // Σ dY ⊙ Y_prev, like c
+    Tensor beta;    // Σ dY ⊙ Y_prev, like c; undefined where β is fixed
     Tensor y_prev;  // c · dY [..., out]; undefined where dY was carried on
   };
 
   static CrossLayerGradients cross_layer_backward(AutogradContext* ctx, const Tensor& gradient,
                                                   const Tensor& y_prev, const Tensor& c) {
-    const Tensor own = as_matrix(gradient).contiguous(), below = as_matrix(y_prev).contiguous();
-    const auto from_above = take_carried(ctx);
-    const Tensor dy = from_above ? to_add_to(*from_above) : own;
-    const bool goes_on = carry(kYPrev, {dy, c, /*is_owned=*/from_above.has_value()});
-    if (from_above) {
-      const Tensor dbeta = cross_layer(CrossLayerPass::kAdd, own, below, from_above->scale, dy);
+    // Not a view of what autograd handed over: who takes that over counts its references.
+    const Tensor whole = gradient.contiguous(), own = as_matrix(whole);
+    const Tensor below = ctx->needs_input_grad(kBeta) ? as_matrix(y_prev).contiguous() : Tensor();
+    if (const auto from_above = take_carried(ctx)) {
+      const Tensor dy = to_add_to(*from_above);
+      const Tensor dbeta =
+          pass_over_gradient(CrossLayerPass::kAdd, own, below, from_above->scale, dy);
+      const bool goes_on = carry(kYPrev, {dy.view(y_prev.sizes()), c, /*is_owned=*/true});
       return {dy, dbeta, goes_on ? Tensor() : as_gradient_of(y_prev, scaled(dy, c))};
     }
-    if (goes_on) return {own, cross_layer(CrossLayerPass::kDot, own, below, c, {}), {}};
+    const bool goes_on = carry(kYPrev, {whole, c, /*is_owned=*/false});
+    if (goes_on && !below.defined()) return {own, {}, {}};
+    if (goes_on) return {own, pass_over_gradient(CrossLayerPass::kDot, own, below, c, {}), {}};
+    if (!below.defined()) return {own, {}, as_gradient_of(y_prev, scaled(own, c))};
     const Tensor dy_prev = torch::empty_like(own);
-    const Tensor dbeta = cross_layer(CrossLayerPass::kScale, own, below, c, dy_prev);
+    const Tensor dbeta = pass_over_gradient(CrossLayerPass::kScale, own, below, c, dy_prev);
     return {own, dbeta, as_gradient_of(y_prev, dy_prev)};
   }
 };
@@ -208,7 +226,7 @@ Tensor cross_layer_sum(const Tensor& low, const Tensor& B, const Tensor& y_prev,
 
 Tensor low_rank_residual(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev,
                          const Tensor& beta, double epsilon, LowRankProducts& products) {
-  check_factors(x, A, B);
+  check_residual(x, A, B, y_prev);
   const Tensor low = matrix_product(x, A, WeightLayout::kInOut, &products.low);
   return cross_layer_sum(low, B, y_prev, beta, epsilon, products);
 }
@@ -240,10 +258,9 @@ namespace plain {
 
 Tensor low_rank_residual(const Tensor& x, const Tensor& A, const Tensor& B, const Tensor& y_prev,
                          const Tensor& beta, double epsilon) {
-  check_factors(x, A, B);
+  check_residual(x, A, B, y_prev);
   const auto dtype = x.scalar_type();
   const Tensor low = torch::matmul(x, A.to(dtype));
-  check_sum(low, B, y_prev);
   return signed_scale(beta, epsilon) * y_prev + torch::matmul(low, B.to(dtype));
 }
 

@@ -1,5 +1,6 @@
 #include "crnet/ops/matrix_product.h"
 
+#include <optional>
 #include <sstream>
 
 #include "crnet/core/error.h"
@@ -16,8 +17,9 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-// Fewer rows of x are multiplied faster than the weights are put side by side.
-constexpr int64_t kFewRows = 64;
+// With few rows of x most of the work is reading the weights, which putting them side by side does
+// twice more. By count; decoding has one.
+constexpr int64_t kFewRowsToJoin = 64;
 
 Tensor as_matrix(const Tensor& t) {
   return t.reshape({-1, t.size(-1)});
@@ -29,7 +31,7 @@ Tensor in_out(const Tensor& weight, bool out_in) {
 }
 
 bool are_joined(const Tensor& x, size_t num_weights, bool out_in) {
-  return !out_in && num_weights > 1 && x.numel() >= kFewRows * x.size(-1);
+  return !out_in && num_weights > 1 && x.numel() >= kFewRowsToJoin * x.size(-1);
 }
 
 // Matrices side by side.
@@ -53,6 +55,7 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
   static tensor_list forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
                              bool out_in, const std::vector<Tensor*>& held) {
     RECORD_USER_SCOPE("crnet::matrix_product");
+    ctx->set_materialize_grads(false);
     tensor_list kept = {to_save(ctx, "x", x)}, results;
     for (const Tensor& weight : weights) kept.push_back(weight.to(x.scalar_type()));
     const tensor_list computed =
@@ -64,8 +67,12 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
       results.push_back((is_held ? *place : computed[i]).variable_data());
     }
     ctx->save_for_backward(kept);
+    std::vector<int64_t> masters;
+    for (const Tensor& weight : weights) {
+      masters.push_back(static_cast<int64_t>(weight.scalar_type()));
+    }
     ctx->saved_data["out_in"] = out_in;
-    ctx->saved_data["master"] = static_cast<int64_t>(weights[0].scalar_type());
+    ctx->saved_data["masters"] = masters;
     accept_carried<MatrixProducts>(ctx, weights.size());
     return results;
   }
@@ -76,31 +83,34 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     const Tensor x = from_saved(ctx, "x", saved[0]);
     const tensor_list weights(saved.begin() + 1, saved.end());
     const bool out_in = ctx->saved_data["out_in"].toBool();
-    const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
-    tensor_list dy;  // [N, out]
+    const auto masters = ctx->saved_data["masters"].toIntVector();
+    tensor_list dy;  // [N, out]; undefined where nothing depends on the product
+    bool has_all = true;
     for (size_t i = 0; i < weights.size(); ++i) {
-      dy.push_back(with_carried(as_matrix(grad_outputs[i]).contiguous(), take_carried(ctx, i)));
+      dy.push_back(gradient_of_product(grad_outputs[i], take_carried(ctx, i)));
       grad_outputs[i].reset();
+      has_all = has_all && dy[i].defined();
     }
     const Tensor rows = as_matrix(x);  // [N, in]
     Tensor dx;
-    tensor_list gradients = {Tensor()};
-    if (are_joined(x, weights.size(), out_in)) {
+    tensor_list gradients(1 + weights.size() + 2);  // none of the layout and of what is held
+    if (has_all && are_joined(x, weights.size(), out_in)) {
       const Tensor all = joined(dy);
       dx = product_of(all, joined(weights).t());
-      for (const Tensor& dw : split(product_of(rows.t(), all), weights)) {
-        gradients.push_back(dw.to(master).contiguous());
+      const tensor_list dw = split(product_of(rows.t(), all), weights);
+      for (size_t i = 0; i < weights.size(); ++i) {
+        gradients[1 + i] = dw[i].to(static_cast<torch::ScalarType>(masters[i])).contiguous();
       }
     } else {
       for (size_t i = 0; i < weights.size(); ++i) {
+        if (!dy[i].defined()) continue;
         add_product_to(dx, dy[i], in_out(weights[i], out_in).t());
         const Tensor dw = out_in ? product_of(dy[i].t(), rows) : product_of(rows.t(), dy[i]);
-        gradients.push_back(dw.to(master));
+        gradients[1 + i] = dw.to(static_cast<torch::ScalarType>(masters[i]));
         dy[i].reset();
       }
     }
-    gradients[0] = as_gradient_of(x, dx);
-    gradients.resize(gradients.size() + 2);  // of the layout and of what is held: none
+    if (dx.defined()) gradients[0] = as_gradient_of(x, dx);
     return gradients;
   }
 
@@ -130,10 +140,12 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     return products;
   }
 
-  static Tensor with_carried(const Tensor& dy, const std::optional<Carried>& carried) {
-    if (!carried) return dy;
+  static Tensor gradient_of_product(const Tensor& own, const std::optional<Carried>& carried) {
+    if (!own.defined()) return carried ? as_matrix(plus_carried(own, *carried)) : Tensor();
+    const Tensor matrix = as_matrix(own).contiguous();
+    if (!carried) return matrix;
     const Tensor sum = to_add_to(*carried);
-    cross_layer(CrossLayerPass::kAdd, dy, {}, carried->scale, sum);
+    pass_over_gradient(CrossLayerPass::kAdd, matrix, {}, carried->scale, sum);
     return sum;
   }
 

@@ -37,7 +37,7 @@ class RebuiltBlock : public torch::autograd::Function<RebuiltBlock> {
     const auto capsule = ctx->saved_data["run"].toCapsule();
     const auto block = static_cast<size_t>(ctx->saved_data["block"].toInt());
     std::vector<std::optional<Carried>> carried;
-    for (size_t i = 1; i < gradients.size(); ++i) carried.push_back(take_carried(ctx, i));
+    for (size_t i = 0; i < gradients.size(); ++i) carried.push_back(take_carried(ctx, i));
     tensor_list results = {Tensor(), Tensor()};
     const auto inputs = static_cast<StackRun&>(*capsule).backward(block, gradients, carried);
     results.insert(results.end(), inputs.begin(), inputs.end());

@@ -1,5 +1,7 @@
 #include "recompute/parameter_use.h"
 
+#include "ops/carried_gradient.h"
+
 namespace crnet {
 namespace {
 
@@ -18,6 +20,7 @@ class Boundary : public torch::autograd::Function<Boundary> {
     ctx->saved_data["is_above"] = is_above;
     tensor_list same;
     for (const auto& t : tensors) same.push_back(t.variable_data());
+    accept_carried<Boundary>(ctx, same.size());
     return same;
   }
 
@@ -31,7 +34,9 @@ class Boundary : public torch::autograd::Function<Boundary> {
       use.after(block);
     }
     tensor_list results(3);
-    results.insert(results.end(), gradients.begin(), gradients.end());
+    for (uint32_t i = 0; i < gradients.size(); ++i) {
+      results.push_back(carry_on(i, gradients[i], take_carried(ctx, i)));
+    }
     return results;
   }
 };

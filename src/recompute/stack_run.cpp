@@ -13,7 +13,6 @@
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
-#include "ops/product.h"
 #include "recompute/parameter_use.h"
 
 namespace crnet {
@@ -37,8 +36,8 @@ Tensor placeholder_like(const Tensor& t) {
   return torch::full({}, std::nan(""), t.options()).expand(t.sizes());
 }
 
-// Where a backward pass begins. Unlike autograd's own root it lets go of the gradients, and may
-// have undefined ones: the operators there run all the same, with what was carried to them.
+// Where a backward pass begins. Unlike autograd's own root it may have undefined gradients: the
+// operators there run all the same, with what was carried to them.
 struct Roots : torch::autograd::Node {
   void add(const Tensor& result, const Tensor& gradient) {
     add_next_edge(torch::autograd::impl::gradient_edge(result));
@@ -75,21 +74,20 @@ class OutputBelow : public torch::autograd::Function<OutputBelow> {
   }
 };
 
-// The gradient of an output as one tensor.
-Tensor sum_of(const Tensor& gradient, const Carried& carried, at::IntArrayRef sizes) {
-  const Tensor product = scaled(carried.gradient, carried.scale).view(sizes);
-  return gradient.defined() ? gradient + product : product;
-}
-
-void add_root(Roots& roots, const Tensor& output, const Tensor& gradient,
+void add_root(Roots& roots, const Tensor& result, const Tensor& gradient,
               const std::optional<Carried>& carried) {
   if (!carried) {
-    if (gradient.defined()) roots.add(output, gradient);
+    if (gradient.defined()) roots.add(result, gradient);
     return;
   }
-  const auto accepted = carried_to(output.grad_fn().get());
-  const bool is_accepted = accepted != nullptr && accepted->put(output.output_nr(), *carried);
-  roots.add(output, is_accepted ? gradient : sum_of(gradient, *carried, output.sizes()));
+  const bool is_carried = carry_to(result.grad_fn().get(), result.output_nr(), *carried);
+  roots.add(result, is_carried ? gradient : plus_carried(gradient, *carried));
+}
+
+int64_t sum_of_versions(const BlockState& state) {
+  int64_t sum = state.hidden._version();
+  for (const Tensor& output : state.outputs) sum += output._version();
+  return sum;
 }
 
 // Takes the hooks off parameters for as long as it lives. autograd::grad calls the hooks of what it
@@ -144,11 +142,11 @@ BlockState StackRun::forward(size_t block, at::TensorList inputs) {
   const BlockState below{inputs.front(), outputs.vec()};
   record.hidden = held(below.hidden);
   record.num_outputs_below = below.outputs.size();
-  const auto version = below.hidden._version();
+  const auto version = sum_of_versions(below);
   const Tape::Run running(record.tape);
   const InUse in_use(use_, block, /*forward=*/true);
   BlockState above = blocks[block].forward(below);
-  if (below.hidden._version() != version) refuse(block, "not to change its input in place");
+  if (sum_of_versions(below) != version) refuse(block, "not to change its input in place");
   keep(block, below, above);
   return above;
 }
@@ -330,18 +328,6 @@ void StackRun::measure_drift(size_t block) {
   truth_.clear();
 }
 
-// Gradients of the outputs below, from what the block's own backward pass returned and what it
-// carried.
-void StackRun::carry_on(const BlockState& below, tensor_list& results) {
-  for (size_t i = 0; i < below.outputs.size(); ++i) {
-    const auto carried = carried_to(below.outputs[i].grad_fn().get())->take(0);
-    Tensor& result = results[1 + i];
-    if (carried && !carry(static_cast<uint32_t>(1 + i), *carried)) {
-      result = sum_of(result, *carried, below.outputs[i].sizes());
-    }
-  }
-}
-
 tensor_list StackRun::backward(size_t block, const tensor_list& gradients,
                                const std::vector<std::optional<Carried>>& carried) {
   Record& record = records_[block];
@@ -379,9 +365,8 @@ tensor_list StackRun::backward(size_t block, const tensor_list& gradients,
     std::optional<Tape::Run> running;
     if (plan.blocks[block].products) running.emplace(record.tape);
     const BlockState above = blocks[block].forward(below);
-    if (gradients[0].defined()) roots->add(above.hidden, gradients[0]);
-    for (size_t i = 0; i < carried.size(); ++i) {
-      add_root(*roots, above.outputs[i], gradients[1 + i], carried[i]);
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      add_root(*roots, i == 0 ? above.hidden : above.outputs[i - 1], gradients[i], carried[i]);
     }
   }
   release(block);
@@ -390,7 +375,10 @@ tensor_list StackRun::backward(size_t block, const tensor_list& gradients,
   inputs.insert(inputs.end(), blocks[block].parameters.begin(), blocks[block].parameters.end());
   const HooksAside hooks(blocks[block].parameters);
   tensor_list results = differentiate(roots, inputs);
-  carry_on(below, results);
+  for (uint32_t i = 0; i < below.outputs.size(); ++i) {
+    const auto carried_below = carried_to(below.outputs[i].grad_fn().get())->take(0);
+    results[1 + i] = carry_on(1 + i, results[1 + i], carried_below);
+  }
 
   // 4. What no gradient came by.
   for (const auto& y_prev : later) {

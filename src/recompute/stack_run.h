@@ -27,7 +27,7 @@ class StackRun : public torch::CustomClassHolder {
   void hold_outputs(size_t block, const BlockState& above);
   /// Once all blocks have been called: decides what is inverted and what replayed.
   void finish_forward();
-  /// Rebuilds a block; gradients of its results, and what was carried to its outputs, to gradients
+  /// Rebuilds a block; gradients of its results, and what was carried to them, to gradients
   /// of its inputs, those of the outputs below undefined where they are carried on. Frees what it
   /// kept. Inputs are the node's that runs: the hidden state, the outputs below, the parameters.
   torch::autograd::tensor_list backward(size_t block, const torch::autograd::tensor_list& gradients,
@@ -57,7 +57,6 @@ class StackRun : public torch::CustomClassHolder {
   [[nodiscard]] Later invert_later(size_t block, size_t projection);
   void replay_up_to(size_t block, const std::vector<size_t>& projections);
   void replay(size_t block, size_t projection);
-  static void carry_on(const BlockState& below, std::vector<torch::Tensor>& results);
   void measure_drift(size_t block);
   void release(size_t block);
 

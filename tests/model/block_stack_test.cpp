@@ -9,6 +9,8 @@
 
 #include "crnet/core/error.h"
 #include "crnet/model/crnet_layer.h"
+#include "crnet/model/projection.h"
+#include "crnet/ops/low_rank_residual.h"
 
 namespace crnet {
 namespace {
@@ -73,7 +75,8 @@ RecomputePlan plan_of(RecomputeStrategy strategy) {
   return make_plan(config, kBlocks);
 }
 
-std::vector<Tensor> gradients_of(const RecomputePlan& plan, const Call& call = as_it_is) {
+std::vector<Tensor> gradients_of(const RecomputePlan& plan, const Call& call = as_it_is,
+                                 const ParameterUsePtr& use = nullptr) {
   const auto blocks = make_blocks(call);
   std::vector<Tensor> wanted = {torch::randn({9, kWidth}).requires_grad_()};
   for (const auto& block : blocks) {
@@ -81,7 +84,7 @@ std::vector<Tensor> gradients_of(const RecomputePlan& plan, const Call& call = a
   }
   BlockStack stack(plan);
   // Gradients that are returned, not accumulated, have to arrive too.
-  return torch::autograd::grad({stack.forward(blocks, wanted[0]).square().sum()}, wanted,
+  return torch::autograd::grad({stack.forward(blocks, wanted[0], use).square().sum()}, wanted,
                                /*grad_outputs=*/{}, /*retain_graph=*/{}, /*create_graph=*/false,
                                /*allow_unused=*/true);
 }
@@ -101,6 +104,59 @@ TEST(BlockStackTest, AStrangersBlocksGetTheSameGradients) {
   EXPECT_EQ(largest_difference(gradients_of(plan_of(RecomputeStrategy::kReplay)), kept), 0);
   EXPECT_EQ(largest_difference(gradients_of(plan_of(RecomputeStrategy::kFull)), kept), 0);
   EXPECT_LT(largest_difference(gradients_of(plan_of(RecomputeStrategy::kInverse)), kept), 1e-4);
+}
+
+// Under a stack whose parameters come and go, every block has nodes around it.
+TEST(BlockStackTest, ParametersInUseChangeNoBit) {
+  const auto use = c10::make_intrusive<ParameterUse>();
+  use->before = [](size_t, bool) {};
+  use->after = [](size_t) {};
+  const auto kept = gradients_of({});
+  for (const auto& plan : {RecomputePlan(), plan_of(RecomputeStrategy::kReplay)}) {
+    EXPECT_EQ(largest_difference(gradients_of(plan, as_it_is, use), kept), 0);
+  }
+}
+
+// The hidden state is an output of a rebuilt block like any other.
+TEST(BlockStackTest, AResidualAboveTheStackMayReadTheHiddenState) {
+  const auto gradients_above = [](const RecomputePlan& plan) {
+    BlockStack stack(plan);
+    const auto blocks = make_blocks(as_it_is);
+    const Tensor hidden = torch::linspace(-1, 1, 4 * kWidth).view({4, kWidth}).requires_grad_();
+    const Tensor A = torch::ones({kWidth, 2}), B = torch::ones({2, kWidth});
+    const Tensor above = low_rank_residual(torch::ones({4, kWidth}), A, B,
+                                           stack.forward(blocks, hidden), torch::ones({}), 1e-6);
+    return torch::autograd::grad({above.square().sum()}, {hidden});
+  };
+  const auto kept = gradients_above({});
+  EXPECT_LT(largest_difference(gradients_above(plan_of(RecomputeStrategy::kFull)), kept), 1e-5);
+}
+
+// They see it, and may change it, whole.
+TEST(BlockStackTest, HooksOfABlocksOwnSeeTheWholeGradient) {
+  const Call halves = [](StrangersBlock& block, const BlockState& below) {
+    auto above = block.forward(below);
+    if (above.outputs[0].requires_grad()) {
+      above.outputs[0].register_hook([](const Tensor& gradient) { return gradient * 0.5; });
+    }
+    return above;
+  };
+  const auto kept = gradients_of({}, halves);
+  EXPECT_LT(largest_difference(gradients_of(plan_of(RecomputeStrategy::kFull), halves), kept),
+            1e-5);
+}
+
+TEST(BlockStackTest, AFullRankLayerMayStandBesideCRNetLayers) {
+  const FullRankLayer beside(kWidth, kWidth);
+  beside->weight.data().fill_(0.01);
+  const Call with_it = [beside](StrangersBlock& block, const BlockState& below) {
+    auto above = block.forward(below);
+    above.hidden = above.hidden + FullRankLayer(beside)->forward(below.hidden);
+    return above;
+  };
+  const auto kept = gradients_of({}, with_it);
+  EXPECT_EQ(largest_difference(gradients_of(plan_of(RecomputeStrategy::kReplay), with_it), kept),
+            0);
 }
 
 TEST(BlockStackTest, AnOutputThatNoGradientComesByIsInvertedAllTheSame) {
@@ -177,6 +233,11 @@ TEST(BlockStackTest, ABlockThatWritesInPlaceIsNamed) {
                 return above;
               }),
               ::testing::HasSubstr("block 1: expected not to change an output in place"));
+  EXPECT_THAT(error_with([](StrangersBlock& block, const BlockState& below) {
+                if (!below.outputs.empty()) Tensor(below.outputs[0]).add_(1);
+                return block.forward(below);
+              }),
+              ::testing::HasSubstr("block 2: expected not to change its input in place"));
   EXPECT_THAT(error_with([](StrangersBlock& block, const BlockState& below) {
                 auto above = block.forward(below);
                 Tensor hidden = below.hidden;

@@ -10,6 +10,7 @@
 
 #include "crnet/ops/linear_cross_entropy.h"
 #include "crnet/ops/low_rank_residual.h"
+#include "crnet/ops/matrix_product.h"
 #include "crnet/ops/rms_norm.h"
 #include "crnet/ops/rope.h"
 #include "crnet/ops/swiglu.h"
@@ -44,8 +45,9 @@ class EveryOperator {
     const auto random = [](std::vector<int64_t> sizes) {
       return torch::randn(sizes, torch::kCUDA);
     };
-    for (const auto& t : {random({2, 300, 514}).to(dtype), random({514}), random({514, 63}),
-                          random({63, 514}), random({}), random({1009, 514})}) {
+    for (const auto& t :
+         {random({2, 300, 514}).to(dtype), random({514}), random({514, 63}), random({63, 514}),
+          random({}), random({1009, 514}), random({514, 64}), random({64, 514})}) {
       leaves_.push_back(testing::leaf(t));
     }
   }
@@ -54,7 +56,13 @@ class EveryOperator {
     const auto& t = leaves_;
     const auto normed = rms_norm(t[0], t[1], 1e-5);
     const auto turned = rope(normed.view({2, 300, 1, 514}), cosine_, sine_).flatten(2);
-    const auto y = low_rank_residual(turned, t[2], t[3], t[0], t[4], 1e-6);
+    // Two residuals that share X A's product, and a third above them: one gradient is carried.
+    const auto low = matrix_products(turned, {t[2], t[6]}, WeightLayout::kInOut);
+    LowRankProducts first, second;
+    const auto below = cross_layer_sum(low[0], t[3], t[0], t[4], 1e-6, first) +
+                       cross_layer_sum(low[1], t[7], t[0], t[4], 1e-6, second);
+    const auto middle = low_rank_residual(turned, t[2], t[3], below, t[4], 1e-6);
+    const auto y = low_rank_residual(turned, t[6], t[7], middle, t[4], 1e-6) + middle;
     const auto loss =
         linear_cross_entropy(swiglu(y, normed).flatten(0, 1), t[5], targets_, /*chunk_rows=*/100);
     Tensors results = torch::autograd::grad({loss}, leaves_);

@@ -99,6 +99,29 @@ TEST(MatrixProducts, WhatIsHeldIsBelievedAndTheRestIsLeftThere) {
   EXPECT_FALSE(missing.requires_grad());
 }
 
+TEST(MatrixProducts, AWeightThatNothingDependsOnGetsNoGradient) {
+  for (const auto layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {
+    const Tensors weights = make_weights(layout, torch::kFloat32);
+    const Tensor x = leaf(torch::randn({70, kIn}));
+    matrix_products(x, weights, layout)[1].sum().backward();
+    EXPECT_FALSE(weights[0].grad().defined());
+    EXPECT_TRUE(weights[1].grad().defined());
+    const Tensor expected =
+        torch::autograd::grad({matrix_product(x, weights[1], layout).sum()}, {x, weights[1]})[0];
+    EXPECT_TRUE(torch::equal(x.grad(), expected));
+  }
+}
+
+TEST(MatrixProducts, GradientsAreOfTheirWeightsDtype) {
+  const Tensor x = torch::randn({70, kIn}).to(torch::kBFloat16);
+  const Tensor wide = leaf(torch::randn({kIn, 4}));
+  const Tensor narrow = leaf(torch::randn({kIn, 4}).to(torch::kBFloat16));
+  const auto products = matrix_products(x, {narrow, wide}, WeightLayout::kInOut);
+  (products[0] + products[1]).sum().backward();
+  EXPECT_EQ(wide.grad().scalar_type(), torch::kFloat32);
+  EXPECT_EQ(narrow.grad().scalar_type(), torch::kBFloat16);
+}
+
 TEST(MatrixProducts, WhatDoesNotFitIsNamed) {
   const Tensor x = torch::randn({4, 8}), fits = torch::randn({8, 2});
   EXPECT_THROW(matrix_products(x, {fits, torch::randn({7, 2})}, WeightLayout::kInOut), Error);

@@ -28,8 +28,8 @@ class ProjectionLayer {
 };
 using ProjectionLayerPtr = std::shared_ptr<ProjectionLayer>;
 
-/// The outputs of projections of one x [..., in], called in this order. y_prev: of each; empty in
-/// the first block.
+/// The outputs of projections of one x [..., in], all of one layout, called in this order. y_prev:
+/// of each; empty in the first block. Throws Error where these do not fit.
 std::vector<torch::Tensor> project(const std::vector<const ProjectionLayer*>& layers,
                                    const torch::Tensor& x,
                                    const std::vector<torch::Tensor>& y_prev);

@@ -35,7 +35,8 @@ struct Kernels {
   float (*cross_entropy_row)(T* logits, int64_t vocab, int64_t target, float scale);
   /// The row's loss alone; the logits stay.
   float (*cross_entropy_loss_row)(const T* logits, int64_t vocab, int64_t target);
-  /// Returns Σ dY ⊙ y_prev, 0 where y_prev is null; `pass` says what becomes of dy and out.
+  /// Returns Σ dY ⊙ y_prev; `pass` says what becomes of dy and out. In kAdd y_prev may be null, and
+  /// the sum is 0 then.
   double (*cross_layer)(CrossLayerPass pass, const T* dy, const T* y_prev, T* out, float c,
                         int64_t count);
   /// product = (y − product) / c.

@@ -77,10 +77,10 @@ template <class T>
 void cross_layer(CrossLayerPass pass, const T* dy, const T* y_prev, const float* c, T* out,
                  float* partial, float* dot, int64_t count, Stream stream);
 /// y = c · y_prev + low · b with scales = {c, 1}, by cuBLASLt: low [tokens, rank], whose rows lie
-/// `low_row` numbers apart, b [rank, out], y_prev and y [tokens, out], y_prev ≠ y, each row of low
-/// and the others aligned to 16 bytes. Equal operands give
-/// equal bits. False, with nothing done, where cuBLASLt does not have these sizes; that depends on
-/// them, the device, the dtype and TF32 alone.
+/// `low_row` ≥ rank numbers apart, b [rank, out], y_prev and y [tokens, out], y_prev ≠ y, all
+/// aligned to 16 bytes. Equal operands of one `low_row` give equal bits. False, with nothing done,
+/// where cuBLASLt does not have these sizes; that depends on them, `low_row`, the device, the dtype
+/// and TF32 alone.
 template <class T>
 [[nodiscard]] bool residual_product(const T* low, int64_t low_row, const T* b, const T* y_prev,
                                     const float* scales, T* y, int64_t tokens, int64_t rank,

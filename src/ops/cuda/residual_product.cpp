@@ -24,8 +24,8 @@ void check(cublasStatus_t status, const char* what) {
 }
 
 // Everything that an algorithm depends on. Addresses do not count: all are taken to be aligned to
-// 16 bytes and no more. So a product that is repeated takes the same algorithm and gives the same
-// bits, wherever its operands lie.
+// 16 bytes and no more. So a product that is repeated, with rows as far apart, takes the same
+// algorithm and gives the same bits, wherever its operands lie.
 using Key =
     std::tuple<int, cudaDataType_t, cublasComputeType_t, int64_t, int64_t, int64_t, int64_t>;
 
