@@ -61,10 +61,9 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     const tensor_list computed =
         multiply_missing(x, {kept.begin() + 1, kept.end()}, out_in, held);  // [..., out]
     for (size_t i = 0; i < weights.size(); ++i) {
-      Tensor* const place = held.empty() ? nullptr : held[i];
-      const bool is_held = place != nullptr && place->defined();
-      if (place != nullptr && !is_held) *place = computed[i];
-      results.push_back((is_held ? *place : computed[i]).variable_data());
+      const Tensor& product = is_held(held, i) ? *held[i] : computed[i];
+      results.push_back(product.variable_data());  // it gets a graph, the held tensor none
+      if (!held.empty() && held[i] != nullptr) *held[i] = product;
     }
     ctx->save_for_backward(kept);
     std::vector<int64_t> masters;
@@ -115,20 +114,21 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
   }
 
  private:
-  // Undefined where all are held.
+  static bool is_held(const std::vector<Tensor*>& held, size_t i) {
+    return !held.empty() && held[i] != nullptr && held[i]->defined();
+  }
+
+  // Undefined where they are held.
   static tensor_list multiply_missing(const Tensor& x, const tensor_list& weights, bool out_in,
                                       const std::vector<Tensor*>& held) {
     tensor_list products(weights.size());
-    const auto is_missing = [&](size_t i) {
-      return held.empty() || held[i] == nullptr || !held[i]->defined();
-    };
     bool misses_any = false;
-    for (size_t i = 0; i < weights.size(); ++i) misses_any = misses_any || is_missing(i);
+    for (size_t i = 0; i < weights.size(); ++i) misses_any = misses_any || !is_held(held, i);
     if (misses_any && are_joined(x, weights.size(), out_in)) {
       products = split(product_of(as_matrix(x), joined(weights)), weights);
     } else {
       for (size_t i = 0; i < weights.size(); ++i) {
-        if (is_missing(i)) products[i] = product_of(as_matrix(x), in_out(weights[i], out_in));
+        if (!is_held(held, i)) products[i] = product_of(as_matrix(x), in_out(weights[i], out_in));
       }
     }
     auto sizes = x.sizes().vec();
