@@ -8,6 +8,7 @@
 #include "ops/cpu/dispatch.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
+#include "ops/product.h"
 
 namespace crnet {
 namespace {
@@ -24,7 +25,7 @@ Tensor cross_layer_cpu(CrossLayerPass pass, const Tensor& dy, const Tensor& y_pr
                        const Tensor& out) {
   const int64_t count = dy.numel();
   const int64_t pieces = cpu::num_partial_sums(count / 4096 + 1);
-  const int64_t piece = (count + pieces - 1) / pieces;
+  const int64_t piece = at::divup(count, pieces);
   const float scale = c.item<float>();
   std::vector<double> sums(static_cast<size_t>(pieces));
   cpu::with_element_type(dy, [&](auto element) {
@@ -93,9 +94,10 @@ Tensor pass_over_gradient(CrossLayerPass pass, const Tensor& dy, const Tensor& y
   return cross_layer_plain(pass, dy, y_prev, c, out);
 }
 
-Tensor to_add_to(const Carried& carried) {
-  const Tensor matrix = carried.gradient.view({-1, carried.gradient.size(-1)});
-  return carried.is_owned ? matrix : matrix.clone();
+SummedGradient add_carried(const Tensor& own, const Carried& carried, const Tensor& y_prev) {
+  const Tensor matrix = as_matrix(carried.gradient);
+  const Tensor dy = carried.is_owned ? matrix : matrix.clone();
+  return {dy, pass_over_gradient(CrossLayerPass::kAdd, own, y_prev, carried.scale, dy)};
 }
 
 }  // namespace crnet

@@ -15,8 +15,13 @@ torch::Tensor pass_over_gradient(CrossLayerPass pass, const torch::Tensor& dy,
                                  const torch::Tensor& y_prev, const torch::Tensor& c,
                                  const torch::Tensor& out);
 
-/// The memory [N, out] in which dY of an output takes shape by kAdd: the carried gradient's own, or
-/// a copy.
-[[nodiscard]] torch::Tensor to_add_to(const Carried& carried);
+struct SummedGradient {
+  torch::Tensor dy;   // [N, out]
+  torch::Tensor dot;  // Σ dY ⊙ y_prev; undefined where y_prev is
+};
+/// An output's own gradient [N, out], contiguous, and what was carried to it, in the carried
+/// gradient's memory where that is owned.
+[[nodiscard]] SummedGradient add_carried(const torch::Tensor& own, const Carried& carried,
+                                         const torch::Tensor& y_prev);
 
 }  // namespace crnet

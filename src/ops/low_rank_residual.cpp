@@ -19,10 +19,6 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-Tensor as_matrix(const Tensor& t) {
-  return t.reshape({-1, t.size(-1)});
-}
-
 void describe_y_prev(std::ostream& text, const Tensor& y_prev) {
   text << ", y_prev ";
   if (y_prev.defined()) {
@@ -195,9 +191,7 @@ class CrossLayerSum : public torch::autograd::Function<CrossLayerSum> {
     const Tensor whole = gradient.contiguous(), own = as_matrix(whole);
     const Tensor below = ctx->needs_input_grad(kBeta) ? as_matrix(y_prev).contiguous() : Tensor();
     if (const auto from_above = take_carried(ctx)) {
-      const Tensor dy = to_add_to(*from_above);
-      const Tensor dbeta =
-          pass_over_gradient(CrossLayerPass::kAdd, own, below, from_above->scale, dy);
+      const auto [dy, dbeta] = add_carried(own, *from_above, below);
       const bool goes_on = carry(kYPrev, {dy.view(y_prev.sizes()), c, /*is_owned=*/true});
       return {dy, dbeta, goes_on ? Tensor() : as_gradient_of(y_prev, scaled(dy, c))};
     }

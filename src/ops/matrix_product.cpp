@@ -21,10 +21,6 @@ using torch::autograd::tensor_list;
 // twice more. By count; decoding has one.
 constexpr int64_t kFewRowsToJoin = 64;
 
-Tensor as_matrix(const Tensor& t) {
-  return t.reshape({-1, t.size(-1)});
-}
-
 // Both layouts as [in, out].
 Tensor in_out(const Tensor& weight, bool out_in) {
   return out_in ? weight.t() : weight;
@@ -32,11 +28,6 @@ Tensor in_out(const Tensor& weight, bool out_in) {
 
 bool are_joined(const Tensor& x, size_t num_weights, bool out_in) {
   return !out_in && num_weights > 1 && x.numel() >= kFewRowsToJoin * x.size(-1);
-}
-
-// Matrices side by side.
-Tensor joined(const tensor_list& parts) {
-  return parts.size() == 1 ? parts[0] : at::cat(parts, 1);
 }
 
 // Columns of `matrix` beside each other, as wide as each of `like` is in its last dimension.
@@ -94,8 +85,8 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     Tensor dx;
     tensor_list gradients(1 + weights.size() + 2);  // none of the layout and of what is held
     if (has_all && are_joined(x, weights.size(), out_in)) {
-      const Tensor all = joined(dy);
-      dx = product_of(all, joined(weights).t());
+      const Tensor all = at::cat(dy, 1);
+      dx = product_of(all, at::cat(weights, 1).t());
       const tensor_list dw = split(product_of(rows.t(), all), weights);
       for (size_t i = 0; i < weights.size(); ++i) {
         gradients[1 + i] = dw[i].to(static_cast<torch::ScalarType>(masters[i])).contiguous();
@@ -125,7 +116,7 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     bool misses_any = false;
     for (size_t i = 0; i < weights.size(); ++i) misses_any = misses_any || !is_held(held, i);
     if (misses_any && are_joined(x, weights.size(), out_in)) {
-      products = split(product_of(as_matrix(x), joined(weights)), weights);
+      products = split(product_of(as_matrix(x), at::cat(weights, 1)), weights);
     } else {
       for (size_t i = 0; i < weights.size(); ++i) {
         if (!is_held(held, i)) products[i] = product_of(as_matrix(x), in_out(weights[i], out_in));
@@ -143,10 +134,7 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
   static Tensor gradient_of_product(const Tensor& own, const std::optional<Carried>& carried) {
     if (!own.defined()) return carried ? as_matrix(plus_carried(own, *carried)) : Tensor();
     const Tensor matrix = as_matrix(own).contiguous();
-    if (!carried) return matrix;
-    const Tensor sum = to_add_to(*carried);
-    pass_over_gradient(CrossLayerPass::kAdd, matrix, {}, carried->scale, sum);
-    return sum;
+    return carried ? add_carried(matrix, *carried, /*y_prev=*/{}).dy : matrix;
   }
 
   static void add_product_to(Tensor& sum, const Tensor& left, const Tensor& right) {

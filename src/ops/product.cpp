@@ -45,6 +45,10 @@ bool is_slow_in_libtorch(torch::Device device, torch::ScalarType dtype) {
   return device.is_cpu() && dtype == torch::kBFloat16 && is_x86_without_avx512();
 }
 
+Tensor as_matrix(const Tensor& t) {
+  return t.reshape({-1, t.size(-1)});
+}
+
 Tensor product_of(const Tensor& left, const Tensor& right) {
   if (!is_own(left, right)) return at::mm(left, right);
   Tensor out = torch::empty({left.size(0), right.size(1)}, left.options());

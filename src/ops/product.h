@@ -9,6 +9,9 @@ namespace crnet {
 /// AVX-512.
 [[nodiscard]] bool is_slow_in_libtorch(torch::Device device, torch::ScalarType dtype);
 
+/// t [..., C] as [N, C].
+[[nodiscard]] torch::Tensor as_matrix(const torch::Tensor& t);
+
 /// left [M, K] · right [K, N], of one dtype, any strides. By LibTorch's mm, but on x86 without
 /// AVX-512 by crnet's own kernels (ops/cpu_product.h): in fp32 where `left` has 64 rows or more,
 /// since they are faster than MKL's there, and in bf16 always, since LibTorch goes through it
