@@ -17,8 +17,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
 // On a CPU a chunk is a good part of a step's memory, 64 MiB in fp32; half of it cost 6 % of a step
-// (60M). A GPU adds each chunk's [V, C] gradient to the sum, 12 bytes a number in bf16: at 4 TB/s
-// as long as its product of 900 rows takes at 600 TFLOP/s. By count; not measured.
+// (60M). A GPU adds each chunk's [V, C] gradient to the sum, 8 bytes a number in bf16: at 4 TB/s
+// as long as its product of 600 rows takes at 600 TFLOP/s. By count; not measured.
 constexpr int64_t kCpuChunkLogits = 16 << 20, kGpuChunkLogits = 128 << 20;
 
 torch::ScalarType wide_type(const Tensor& t) {
@@ -94,31 +94,6 @@ struct LossAndGradients {
   Tensor loss, hidden, weight;
 };
 
-// total += part, of a narrower dtype. On a CPU LibTorch first makes a copy of `part` in the wider
-// one: a few rows at a time, it is small (at V = 32,000 and C = 768 it was 94 MiB of a step's
-// peak).
-void add_by_rows(Tensor& total, const Tensor& part) {
-  const int64_t most = total.is_cuda() ? std::max<int64_t>(total.size(0), 1) : 2048;
-  for (int64_t begin = 0; begin < total.size(0); begin += most) {
-    const int64_t n = std::min(most, total.size(0) - begin);
-    total.narrow(0, begin, n).add_(part.narrow(0, begin, n));
-  }
-}
-
-// sum += left · right, or the first of these products, which sum need not be cleared for.
-void put_product(Tensor& sum, const Tensor& left, const Tensor& right, bool is_first) {
-  const bool is_narrower = left.scalar_type() != sum.scalar_type();
-  if (is_narrower && is_first) {
-    sum.copy_(product_of(left, right));
-  } else if (is_narrower) {
-    add_by_rows(sum, product_of(left, right));
-  } else if (is_first) {
-    store_product(sum, left, right);
-  } else {
-    add_product(sum, left, right);
-  }
-}
-
 LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tensor& targets,
                          int64_t chunk_rows, bool want_gradients) {
   RECORD_USER_SCOPE("crnet::linear_cross_entropy");
@@ -130,8 +105,7 @@ LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tenso
   LossAndGradients result{torch::zeros({}, wide), {}, {}};
   if (want_gradients) {
     result.hidden = torch::empty_like(hidden);
-    result.weight = rows > 0 ? torch::empty(weight.sizes(), weight.options())
-                             : torch::zeros(weight.sizes(), weight.options());
+    if (rows == 0) result.weight = torch::zeros(weight.sizes(), weight.options());
   }
   const Tensor chunk = torch::empty({std::min(chunk_rows, rows), w.size(0)}, hidden.options());
   for (int64_t begin = 0; begin < rows; begin += chunk_rows) {
@@ -143,7 +117,11 @@ LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tenso
     if (!want_gradients) continue;
     Tensor dh = result.hidden.narrow(0, begin, n);
     store_product(dh, logits, w);
-    put_product(result.weight, logits.t(), h, /*is_first=*/begin == 0);
+    if (begin == 0) {
+      result.weight = product_as(weight.scalar_type(), logits.t(), h);
+    } else {
+      add_product(result.weight, logits.t(), h);
+    }
   }
   result.loss /= count;
   return result;

@@ -171,8 +171,8 @@ class CrossLayerSum : public torch::autograd::Function<CrossLayerSum> {
                               ? saved[2]
                               : static_cast<LaterTensor&>(*later->second.toCapsule()).take();
     const CrossLayerGradients cross = cross_layer_backward(ctx, grad_outputs[0], y_prev, c);
-    const Tensor dlow = as_gradient_of(low, product_of(cross.y, b.t()));   // [..., R]
-    const Tensor dB = product_of(as_matrix(low).t(), cross.y).to(master);  // [R, out]
+    const Tensor dlow = as_gradient_of(low, product_of(cross.y, b.t()));  // [..., R]
+    const Tensor dB = product_as(master, as_matrix(low).t(), cross.y);    // [R, out]
     return {dlow, dB, cross.y_prev, cross.beta, Tensor(), Tensor()};
   }
 

@@ -87,7 +87,8 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     if (has_all && are_joined(x, weights.size(), out_in)) {
       const Tensor all = at::cat(dy, 1);
       dx = product_of(all, at::cat(weights, 1).t());
-      const tensor_list dw = split(product_of(rows.t(), all), weights);
+      const auto dtype = static_cast<torch::ScalarType>(masters[0]);
+      const tensor_list dw = split(product_as(dtype, rows.t(), all), weights);
       for (size_t i = 0; i < weights.size(); ++i) {
         gradients[1 + i] = dw[i].to(static_cast<torch::ScalarType>(masters[i])).contiguous();
       }
@@ -95,8 +96,9 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
       for (size_t i = 0; i < weights.size(); ++i) {
         if (!dy[i].defined()) continue;
         add_product_to(dx, dy[i], in_out(weights[i], out_in).t());
-        const Tensor dw = out_in ? product_of(dy[i].t(), rows) : product_of(rows.t(), dy[i]);
-        gradients[1 + i] = dw.to(static_cast<torch::ScalarType>(masters[i]));
+        const auto dtype = static_cast<torch::ScalarType>(masters[i]);
+        gradients[1 + i] =
+            out_in ? product_as(dtype, dy[i].t(), rows) : product_as(dtype, rows.t(), dy[i]);
         dy[i].reset();
       }
     }

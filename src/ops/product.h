@@ -17,9 +17,13 @@ namespace crnet {
 /// since they are faster than MKL's there, and in bf16 always, since LibTorch goes through it
 /// number by number. Throws Error or c10::Error where shapes or dtypes do not fit.
 [[nodiscard]] torch::Tensor product_of(const torch::Tensor& left, const torch::Tensor& right);
+/// The same in `dtype`. A GPU rounds bf16 factors' fp32 result never; elsewhere it is first rounded
+/// to the factors' dtype.
+[[nodiscard]] torch::Tensor product_as(torch::ScalarType dtype, const torch::Tensor& left,
+                                       const torch::Tensor& right);
 /// out = left · right.
 void store_product(torch::Tensor& out, const torch::Tensor& left, const torch::Tensor& right);
-/// sum += left · right, rounded once.
+/// sum += left · right, rounded once; for an fp32 sum of bf16 factors as in product_as().
 void add_product(torch::Tensor& sum, const torch::Tensor& left, const torch::Tensor& right);
 /// c · t, with c a scalar of t's dtype or a wider one; not rounded to a narrower one first.
 [[nodiscard]] torch::Tensor scaled(const torch::Tensor& t, const torch::Tensor& c);
