@@ -1,6 +1,7 @@
 #include "crnet/train/device.h"
 
 #include <ATen/DeviceAccelerator.h>
+#include <c10/core/AllocatorConfig.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
 #include <malloc.h>
@@ -126,13 +127,25 @@ torch::Device select_device(DeviceChoice choice, const Launch& launch) {
   return {torch::kCUDA, static_cast<c10::DeviceIndex>(launch.local_rank)};
 }
 
+// Ranges of a GPU's addresses that grow, so that what is free in pieces serves a large tensor too,
+// unless the user has said something else. Before the first tensor there.
+void let_segments_grow() {
+  for (const char* variable : {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"}) {
+    if (std::getenv(variable) != nullptr) return;
+  }
+  c10::CachingAllocator::setAllocatorSettings("expandable_segments:True");
+}
+
 }  // namespace
 
 Runtime select_runtime(const TrainConfig& config, const Launch& launch) {
   Runtime runtime;
   runtime.device = select_device(config.device, launch);
   // Of what is measured, too, and what LibTorch puts on "the" GPU.
-  if (runtime.device.is_cuda()) at::accelerator::setDeviceIndex(runtime.device.index());
+  if (runtime.device.is_cuda()) {
+    let_segments_grow();
+    at::accelerator::setDeviceIndex(runtime.device.index());
+  }
   // Parts of a sum are added up in fp32, never in bf16.
   at::globalContext().setAllowBF16ReductionCuBLAS(false);
   runtime.threads = config.threads > 0 ? config.threads : share_of_cores(launch.local_world_size);
