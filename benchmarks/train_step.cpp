@@ -21,6 +21,7 @@
 #include "crnet/train/device.h"
 #include "crnet/train/optimizer.h"
 #include "crnet/train/run_config.h"
+#include "train/run_plan.h"
 #include "train/timing.h"
 
 namespace {
@@ -31,6 +32,7 @@ using torch::Tensor;
 
 struct Arguments {
   std::string arch, size, config, precision;
+  std::vector<std::string> settings;
   int64_t batch = 0, length = 0, steps = 0, warmup = 0, threads = 0, seed = 0;
   bool serve = false;
 };
@@ -43,6 +45,8 @@ Arguments parse(int argc, char** argv) {
       ("size", "of configs/models", cxxopts::value<std::string>()->default_value("60m"))
       ("config", "model file, in place of arch and size",
        cxxopts::value<std::string>()->default_value(""))
+      ("set", "KEY=VALUE of the model or of recompute, such as recompute.strategy=auto",
+       cxxopts::value<std::string>())
       ("precision", "bf16 or fp32", cxxopts::value<std::string>()->default_value("bf16"))
       ("batch", "sequences per step", cxxopts::value<int64_t>()->default_value("8"))
       ("length", "tokens per sequence", cxxopts::value<int64_t>()->default_value("256"))
@@ -62,6 +66,9 @@ Arguments parse(int argc, char** argv) {
   arguments.arch = result["arch"].as<std::string>();
   arguments.size = result["size"].as<std::string>();
   arguments.config = result["config"].as<std::string>();
+  for (const auto& argument : result.arguments()) {  // a list would be split at commas
+    if (argument.key() == "set") arguments.settings.push_back(argument.value());
+  }
   arguments.precision = result["precision"].as<std::string>();
   arguments.batch = result["batch"].as<int64_t>();
   arguments.length = result["length"].as<int64_t>();
@@ -76,19 +83,25 @@ Arguments parse(int argc, char** argv) {
   return arguments;
 }
 
-crnet::ModelConfig load_model_config(const Arguments& arguments) {
+crnet::LoadedConfig<crnet::RunConfig> load_config(const Arguments& arguments) {
   const std::string path = arguments.config.empty()
                                ? std::string(CRNET_SOURCE_DIR "/configs/models/") + arguments.arch +
                                      "-" + arguments.size + ".yaml"
                                : arguments.config;
-  return crnet::load_run_config(path).config.model;
+  std::vector<std::string> settings = {"train.micro_batch=" + std::to_string(arguments.batch),
+                                       "data.sequence_length=" + std::to_string(arguments.length)};
+  settings.insert(settings.end(), arguments.settings.begin(), arguments.settings.end());
+  return crnet::load_run_config(path, settings);
 }
 
 /// A model with its optimizer and one batch of random tokens that every step sees again.
 class Training {
  public:
   explicit Training(const Arguments& arguments)
-      : model_(load_model_config(arguments)), optimizer_(make_optimizer(arguments)) {
+      : loaded_(load_config(arguments)),
+        plan_(make_plan(arguments)),
+        model_(loaded_.config.model),
+        optimizer_(make_optimizer(arguments)) {
     torch::manual_seed(arguments.seed);
     const int64_t vocab = model_->config().vocab_size;
     const Tensor text =
@@ -115,14 +128,25 @@ class Training {
  private:
   static constexpr double kLearningRate = 1e-3;
 
+  // Before there is a model: what the process holds counts for the planner.
+  [[nodiscard]] crnet::RecomputePlan make_plan(const Arguments& arguments) const {
+    crnet::Runtime runtime;
+    runtime.threads = arguments.threads;
+    if (arguments.precision == "bf16") runtime.compute_dtype = torch::kBFloat16;
+    return crnet::find_plan(loaded_, runtime, {}, std::nullopt, std::nullopt).plan;
+  }
+
   crnet::AdamW make_optimizer(const Arguments& arguments) {
     crnet::initialize(*model_, static_cast<uint64_t>(arguments.seed));
     if (arguments.precision == "bf16") model_->set_compute_dtype(torch::kBFloat16);
+    model_->set_recompute(plan_);
     crnet::OptimizerConfig config;
     config.weight_decay = 0.1;
     return crnet::AdamW(model_->named_parameters(), config);
   }
 
+  const crnet::LoadedConfig<crnet::RunConfig> loaded_;
+  const crnet::RecomputePlan plan_;
   crnet::CausalLM model_;
   crnet::AdamW optimizer_;
   Tensor tokens_, targets_;  // [B, T]
