@@ -38,7 +38,7 @@ readonly DEADLINE=520  # seconds from the start
 # mantissa is two bits longer than bf16's, should make a quarter of bf16's.
 readonly LIMIT=1e-3
 readonly STEPS=20
-readonly TESTS='^(ops|model|recompute)[.]|^dist[.]ShardedUnitTest$|^train[.]AdamWUpdate$'
+readonly TESTS='^(ops|model|recompute)[.]|^dist[.]ShardedUnitTest$|^train[.](AdamWUpdate|TrainingPass.*)$'
 readonly LONG_CPU_TESTS='^model[.]RecomputeMemory$'
 # Without it LibTorch takes cuDNN's attention in bf16 on compute capability 9.0, which makes a plan
 # for every length: in generating text, for every token.
@@ -144,13 +144,13 @@ profile() {
   rm -rf "$run/checkpoints"  # gigabytes
 }
 
-# bench_floor NAME SECONDS MODEL [VARIABLE=VALUE…]
+# bench_floor NAME SECONDS MODEL [CUDA_GRAPHS [VARIABLE=VALUE…]]
 bench_floor() {
-  local name=$1 limit=$2 model=$3
-  shift 3
+  local name=$1 limit=$2 model=$3 graphs=${4:-false}
+  shift $(($# < 4 ? $# : 4))
   part "$name" "$limit" env "$@" "$BUILD/crnet" bench "configs/models/$model.yaml" \
     --floor --rounds 5 --set train.device=cuda --set train.precision=bf16 \
-    --set train.micro_batch=16 --set data.sequence_length=1024
+    --set train.micro_batch=16 --set data.sequence_length=1024 --set "train.cuda_graphs=$graphs"
 }
 
 # bench_recompute SIZE SECONDS OPTION…
@@ -177,12 +177,15 @@ check() {
   part compare 20 "$PYTHON" scripts/compare_runs.py --steps "$STEPS" --limit "$LIMIT" \
     "cpu-fp32=$BUILD/runs/cpu-fp32" "cuda-fp32=$BUILD/runs/cuda-fp32" || true
   train cuda-bf16 40 100 train.device=cuda train.precision=bf16 || true
+  train cuda-graphs 40 100 train.device=cuda train.precision=bf16 train.cuda_graphs=true || true
   part generate 20 env "$NO_CUDNN" "$BUILD/crnet" generate \
     "$BUILD/runs/cuda-bf16/checkpoints/step-00000100" \
     --prompt 'The tensor' --max-tokens 40 --seed 1 || true
   bench_floor floor-crnet-1b 60 crnet-1b || true
   bench_floor floor-llama-1b 60 llama-1b || true
-  bench_floor floor-crnet-1b-no-cudnn 60 crnet-1b "$NO_CUDNN" || true
+  bench_floor floor-crnet-1b-no-cudnn 60 crnet-1b false "$NO_CUDNN" || true
+  bench_floor floor-crnet-350m 40 crnet-350m || true
+  bench_floor floor-crnet-350m-graphs 40 crnet-350m true || true
   profile
   part operators 60 "$BUILD/benchmarks/crnet_bench_operators" --device cuda --batch 64 || true
   # Fewer blocks than a 7B model has, so that keeping everything fits as well.
@@ -192,7 +195,7 @@ check() {
 
 write_comparison() {
   local runs=() name
-  for name in cpu-fp32 cuda-fp32 cuda-bf16; do
+  for name in cpu-fp32 cuda-fp32 cuda-bf16 cuda-graphs; do
     if [[ -s $BUILD/runs/$name/metrics.jsonl ]]; then runs+=("$name=$BUILD/runs/$name"); fi
   done
   if ((${#runs[@]})); then
@@ -216,7 +219,8 @@ if [[ -f $BUILD/test.log ]]; then
     "$(sed -n '/tests passed/,$p' "$BUILD/test.log")" '```'
 fi
 for name in "${failed[@]}"; do show_log "$name" 40; done
-for name in floor-crnet-1b floor-llama-1b floor-crnet-1b-no-cudnn generate; do
+for name in floor-crnet-1b floor-llama-1b floor-crnet-1b-no-cudnn floor-crnet-350m \
+  floor-crnet-350m-graphs generate; do
   if ! has_failed "$name"; then show_log "$name" 20; fi
 done
 report '' "Took $SECONDS s."

@@ -19,7 +19,6 @@ class RandomTraining {
 
  private:
   Group group_;
-  torch::Device device_;
   RunState state_;
   Batch batch_;  // [B, T]
   StepPlan plan_;

@@ -48,6 +48,13 @@ void check_schedule(const RunConfig& config) {
   }
 }
 
+// A recorded pass keeps no true outputs.
+void check_cuda_graphs(const RunConfig& config) {
+  if (!config.train.cuda_graphs || config.recompute.check_every == 0) return;
+  throw UsageError(format("recompute.check_every: expected 0 with train.cuda_graphs, got %ld",
+                          as_long(config.recompute.check_every)));
+}
+
 }  // namespace
 
 void RunConfig::validate() const {
@@ -56,6 +63,7 @@ void RunConfig::validate() const {
   static_cast<void>(make_plan(recompute, model));
   check_batch(*this);
   check_schedule(*this);
+  check_cuda_graphs(*this);
 }
 
 LoadedConfig<RunConfig> load_run_config(const std::string& path,

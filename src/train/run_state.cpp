@@ -91,8 +91,10 @@ NamedTensors buffers_of(const CausalLMImpl& model) {
 RunState::RunState(const RunConfig& config, const Runtime& runtime, RecomputePlan plan,
                    Group& group)
     : ParallelModel(config.model, config.dist, runtime, group),
+      pass(*model, *parallel, runtime.device),
       optimizer(parallel->pieces(), config.optimizer) {
   model->set_recompute(std::move(plan));
+  if (config.train.cuda_graphs) pass.record(group.size());
 }
 
 void RunState::restore(const Checkpoint& checkpoint, const RunConfig& config,

@@ -7,6 +7,7 @@
 #include "crnet/train/optimizer.h"
 #include "crnet/train/parallel_model.h"
 #include "crnet/train/run_config.h"
+#include "train/training_pass.h"
 
 namespace crnet {
 
@@ -24,6 +25,7 @@ struct RunState : ParallelModel {
                                           const std::filesystem::path& tokenizer,
                                           const Group& group) const;
 
+  TrainingPass pass;
   AdamW optimizer;
   int64_t step = 0;              ///< updates tried
   int64_t samples_consumed = 0;  ///< sequences taken from the loader

@@ -18,9 +18,9 @@ auto stage(const char* name, const Work& work) {
 
 }  // namespace
 
-StepResult train_step(CausalLMImpl& model, torch::Device device,
-                      const std::function<Batch()>& next_batch, AdamW& optimizer, Group& group,
-                      DataParallel& data_parallel, const StepPlan& plan) {
+StepResult train_step(TrainingPass& pass, const std::function<Batch()>& next_batch,
+                      AdamW& optimizer, Group& group, DataParallel& data_parallel,
+                      const StepPlan& plan) {
   RECORD_USER_SCOPE(format("ProfilerStep#%ld", static_cast<long>(plan.number)));
   StepResult result;
 
@@ -29,13 +29,8 @@ StepResult train_step(CausalLMImpl& model, torch::Device device,
   torch::Tensor loss_sum;
   for (int64_t i = 0; i < plan.num_micro_batches; ++i) {
     const Batch batch = stage("crnet::next_batch", next_batch);
-    const torch::Tensor loss = stage("crnet::forward", [&] {
-      return model.loss(batch.inputs.to(device, /*non_blocking=*/true),
-                        batch.targets.to(device, /*non_blocking=*/true));
-    });
-    stage("crnet::backward",
-          [&] { data_parallel.backward(loss, /*reduce=*/i + 1 == plan.num_micro_batches); });
-    loss_sum = loss_sum.defined() ? loss_sum + loss.detach() : loss.detach();
+    const torch::Tensor loss = pass.run(batch, /*reduce=*/i + 1 == plan.num_micro_batches);
+    loss_sum = loss_sum.defined() ? loss_sum + loss : loss;
   }
 
   // 2. The norm of their mean, which sets the clipping: of the pieces of all processes. What is not

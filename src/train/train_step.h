@@ -6,8 +6,8 @@
 #include "crnet/data/loader.h"
 #include "crnet/dist/data_parallel.h"
 #include "crnet/dist/group.h"
-#include "crnet/model/causal_lm.h"
 #include "crnet/train/optimizer.h"
+#include "train/training_pass.h"
 
 namespace crnet {
 
@@ -29,8 +29,8 @@ struct StepPlan {
 /// Takes the micro-batches from `next_batch`, accumulates their gradients, averages them over the
 /// processes, clips and updates. The result is the same on all processes. A profiler sees the step
 /// as the range ProfilerStep#NUMBER, which is what PyTorch's tools look for, and its stages in it.
-StepResult train_step(CausalLMImpl& model, torch::Device device,
-                      const std::function<Batch()>& next_batch, AdamW& optimizer, Group& group,
-                      DataParallel& data_parallel, const StepPlan& plan);
+StepResult train_step(TrainingPass& pass, const std::function<Batch()>& next_batch,
+                      AdamW& optimizer, Group& group, DataParallel& data_parallel,
+                      const StepPlan& plan);
 
 }  // namespace crnet

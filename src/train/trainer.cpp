@@ -275,8 +275,8 @@ StepMetrics TrainingRun::one_step() {
   const RecomputeReport recompute(state_.model->stack(), runtime_.compute_dtype);
   group_.at_step(state_.step + 1, usual_seconds_);
   const StepResult result = train_step(
-      *state_.model, runtime_.device, [&] { return loader_->next(); }, state_.optimizer, group_,
-      *state_.parallel, plan);
+      state_.pass, [&] { return loader_->next(); }, state_.optimizer, group_, *state_.parallel,
+      plan);
   stops_ = result.stops;
 
   const int64_t tokens = plan.num_micro_batches * config_.micro_batch_tokens() * group_.size();

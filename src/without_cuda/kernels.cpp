@@ -5,6 +5,7 @@
 
 #include "crnet/core/error.h"
 #include "ops/cuda/dispatch.h"
+#include "ops/cuda_graph.h"
 
 namespace crnet::cuda {
 namespace {
@@ -16,6 +17,10 @@ namespace {
 }  // namespace
 
 Stream current_stream(const torch::Tensor&) {
+  refuse();
+}
+
+std::unique_ptr<CudaGraph> make_graph(torch::Device, CudaGraph*) {
   refuse();
 }
 

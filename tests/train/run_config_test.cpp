@@ -87,6 +87,16 @@ TEST(RunConfig, PhasesOfTheScheduleFitTheSteps) {
   config.validate();
 }
 
+TEST(RunConfig, ARecordedPassCannotBeChecked) {
+  RunConfig config;
+  config.model.architecture = Architecture::kCRNet;
+  config.recompute.strategy = RecomputeStrategy::kReplay;
+  config.recompute.check_every = 10;
+  config.validate();
+  config.train.cuda_graphs = true;
+  EXPECT_EQ(error_of(config), "recompute.check_every: expected 0 with train.cuda_graphs, got 10");
+}
+
 TEST(RunConfig, ModelErrorNamesTheLineOfItsKey) {
   const ConfigFiles files;
   const std::string model =

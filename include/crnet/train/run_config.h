@@ -121,6 +121,7 @@ struct TrainConfig {
   int64_t eval_every = 100;          ///< steps between validations; 0: only at the end
   int64_t eval_tokens = 0;           ///< tokens per validation; 0: all there are
   int64_t log_every = 10;            ///< steps between log lines where there is no terminal
+  bool cuda_graphs = false;          ///< passes are recorded, and a GPU gets each as a whole
   int64_t max_bad_steps = 10;        ///< non-finite updates in a row that end the run
   std::string run_dir = "runs/run";  ///< folder for everything that the run writes
 
@@ -155,6 +156,10 @@ struct TrainConfig {
     visit(log_every, {.name = "log_every",
                       .help = "steps between log lines where there is no terminal",
                       .minimum = 1});
+    visit(cuda_graphs,
+          {.name = "cuda_graphs",
+           .help = "a GPU gets each forward and backward pass as one CUDA graph; one process, and "
+                   "no strategy that inverts"});
     visit(max_bad_steps, {.name = "max_bad_steps",
                           .help = "non-finite updates in a row that end the run",
                           .minimum = 1});

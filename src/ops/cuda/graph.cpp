@@ -1,0 +1,54 @@
+#include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAGuard.h>
+
+#include "ops/cuda_graph.h"
+
+namespace crnet::cuda {
+namespace {
+
+class LibTorchGraph : public CudaGraph {
+ public:
+  LibTorchGraph(torch::Device device, LibTorchGraph* beside) : device_(device), beside_(beside) {}
+
+  void record(const std::function<void()>& work) override {
+    const c10::cuda::CUDAGuard guard(device_);
+    // Memory of passes that were not recorded is of no use to this one.
+    c10::cuda::device_synchronize();
+    c10::cuda::CUDACachingAllocator::emptyCache();
+    const c10::cuda::CUDAStreamGuard stream(c10::cuda::getStreamFromPool());
+    // Other threads (the loader, NCCL's watchdog) may call CUDA meanwhile.
+    graph_.capture_begin(beside_ != nullptr ? beside_->graph_.pool() : c10::MempoolId_t{},
+                         cudaStreamCaptureModeThreadLocal);
+    try {
+      work();
+    } catch (...) {
+      end_failed_capture();
+      throw;
+    }
+    graph_.capture_end();
+  }
+
+  void replay() override { graph_.replay(); }
+
+ private:
+  // What `work` threw says more than that the capture has failed.
+  void end_failed_capture() {
+    try {
+      graph_.capture_end();
+    } catch (const c10::Error&) {
+    }
+  }
+
+  torch::Device device_;
+  LibTorchGraph* beside_;
+  at::cuda::CUDAGraph graph_;
+};
+
+}  // namespace
+
+std::unique_ptr<CudaGraph> make_graph(torch::Device device, CudaGraph* beside) {
+  return std::make_unique<LibTorchGraph>(device, static_cast<LibTorchGraph*>(beside));
+}
+
+}  // namespace crnet::cuda
