@@ -177,25 +177,31 @@ check() {
   part compare 20 "$PYTHON" scripts/compare_runs.py --steps "$STEPS" --limit "$LIMIT" \
     "cpu-fp32=$BUILD/runs/cpu-fp32" "cuda-fp32=$BUILD/runs/cuda-fp32" || true
   train cuda-bf16 40 100 train.device=cuda train.precision=bf16 || true
-  train cuda-graphs 40 100 train.device=cuda train.precision=bf16 train.cuda_graphs=true || true
+  # Steps of two micro-batches: the first makes gradients, the second adds to them.
+  train cuda-plain 40 "$STEPS" train.device=cuda train.precision=fp32 \
+    train.global_batch_tokens=8192 || true
+  train cuda-graphs 40 "$STEPS" train.device=cuda train.precision=fp32 \
+    train.global_batch_tokens=8192 train.cuda_graphs=true || true
+  part compare-graphs 20 "$PYTHON" scripts/compare_runs.py --steps "$STEPS" --limit "$LIMIT" \
+    "cuda-plain=$BUILD/runs/cuda-plain" "cuda-graphs=$BUILD/runs/cuda-graphs" || true
   part generate 20 env "$NO_CUDNN" "$BUILD/crnet" generate \
     "$BUILD/runs/cuda-bf16/checkpoints/step-00000100" \
     --prompt 'The tensor' --max-tokens 40 --seed 1 || true
   bench_floor floor-crnet-1b 60 crnet-1b || true
   bench_floor floor-llama-1b 60 llama-1b || true
   bench_floor floor-crnet-1b-no-cudnn 60 crnet-1b false "$NO_CUDNN" || true
-  bench_floor floor-crnet-350m 40 crnet-350m || true
-  bench_floor floor-crnet-350m-graphs 40 crnet-350m true || true
   profile
   part operators 60 "$BUILD/benchmarks/crnet_bench_operators" --device cuda --batch 64 || true
   # Fewer blocks than a 7B model has, so that keeping everything fits as well.
   bench_recompute 1b 60 --batch 8 --length 2048 || true
   bench_recompute 7b 60 --batch 4 --length 2048 --set model.r=512 --set model.num_layers=8 || true
+  bench_floor floor-crnet-350m 40 crnet-350m || true
+  bench_floor floor-crnet-350m-graphs 40 crnet-350m true || true
 }
 
 write_comparison() {
   local runs=() name
-  for name in cpu-fp32 cuda-fp32 cuda-bf16 cuda-graphs; do
+  for name in cpu-fp32 cuda-fp32 cuda-bf16 cuda-plain cuda-graphs; do
     if [[ -s $BUILD/runs/$name/metrics.jsonl ]]; then runs+=("$name=$BUILD/runs/$name"); fi
   done
   if ((${#runs[@]})); then

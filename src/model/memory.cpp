@@ -230,12 +230,13 @@ MemoryCounts StepMemory::count() const {
   memory.logits_chunk = size_ * rows * config_.vocab_size;
   count_activations(memory);
 
-  // The head: its matrix and the chunk's gradient of it in the compute dtype, one chunk of logits.
+  // The head: its matrix in the compute dtype, on a CPU also a chunk's gradient of it, and one
+  // chunk of logits.
   int64_t live =
       memory.activations.total() + memory.weight_copies + memory.head_gradient + state_.gradients;
   int64_t most_buffers = config_.tie_embeddings ? embedding.gathered : head.gathered;
-  int64_t most =
-      live + memory.logits_chunk + (shape_.bf16 ? 2 * size_ * head_matrix : 0) + most_buffers;
+  int64_t most = live + memory.logits_chunk +
+                 (shape_.bf16 ? (shape_.on_cpu ? 2 : 1) * size_ * head_matrix : 0) + most_buffers;
   // A tied one's gradient waits for that of the embedding.
   if (!config_.tie_embeddings) {
     live += taken(head);

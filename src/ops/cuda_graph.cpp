@@ -15,4 +15,12 @@ std::unique_ptr<CudaGraph> make_cuda_graph([[maybe_unused]] torch::Device device
   }
 }
 
+NoWaiting::NoWaiting() {
+  if constexpr (cuda::kIsCompiled) was_forbidden_ = cuda::forbid_waiting(true);
+}
+
+NoWaiting::~NoWaiting() {
+  if constexpr (cuda::kIsCompiled) cuda::forbid_waiting(was_forbidden_);
+}
+
 }  // namespace crnet

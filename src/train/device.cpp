@@ -83,10 +83,11 @@ std::string gpu_name(int index) {
   return answered ? name.data() : "";
 }
 
+// On a CPU not by measuring: processes have to agree, and a resumed run to go on as it was.
 bool multiplies_bf16_natively(torch::Device device) {
   if (!device.is_cuda()) {
     const std::string flags =
-        format(" %s%s ", cpuinfo("flags").c_str(), cpuinfo("Features").c_str());
+        format(" %s %s ", cpuinfo("flags").c_str(), cpuinfo("Features").c_str());
     return flags.find(" avx512_bf16 ") != std::string::npos ||
            flags.find(" amx_bf16 ") != std::string::npos ||
            flags.find(" bf16 ") != std::string::npos;

@@ -108,6 +108,7 @@ void add_crnet_plans(const PlannerInput& input, const Rebuilt& rebuilt,
   for (int64_t held = least_held_outputs(rebuilt.blocks); held <= rebuilt.blocks; ++held) {
     plans.push_back(mixed_plan(input, rebuilt, replay_anchors(rebuilt.blocks, held)));
   }
+  if (input.config.train.cuda_graphs) return;  // the host would have to read every β
   for (int64_t stride = 2; stride <= rebuilt.blocks; ++stride) {
     const auto anchors = inverse_anchors(rebuilt.blocks, stride);
     if (!may_invert(input, anchors)) break;

@@ -48,9 +48,16 @@ void check_schedule(const RunConfig& config) {
   }
 }
 
-// A recorded pass keeps no true outputs.
+// A check reads norms, of another block each time; inversion every β.
 void check_cuda_graphs(const RunConfig& config) {
-  if (!config.train.cuda_graphs || config.recompute.check_every == 0) return;
+  if (!config.train.cuda_graphs) return;
+  if (config.recompute.strategy == RecomputeStrategy::kInverse) {
+    throw UsageError(
+        "recompute.strategy: expected one that does not invert with train.cuda_graphs, got "
+        "inverse; "
+        "replay gives the bits of none");
+  }
+  if (config.recompute.check_every == 0) return;
   throw UsageError(format("recompute.check_every: expected 0 with train.cuda_graphs, got %ld",
                           as_long(config.recompute.check_every)));
 }

@@ -36,8 +36,9 @@ void set_rng_state(const std::string& bytes) {
 // What may differ between the parts of a run without changing its numbers.
 bool is_free_to_change(const std::string& key) {
   return key == "/train/run_dir" || key == "/train/log_every" || key == "/train/eval_every" ||
-         key == "/train/eval_tokens" || key == "/data/verify" || key == "/recompute/check_every" ||
-         key.starts_with("/checkpoint/") || (key.starts_with("/dist/") && key != "/dist/gradients");
+         key == "/train/eval_tokens" || key == "/train/cuda_graphs" || key == "/data/verify" ||
+         key == "/recompute/check_every" || key.starts_with("/checkpoint/") ||
+         (key.starts_with("/dist/") && key != "/dist/gradients");
 }
 
 Json spans_to_json(const std::set<BlockStack::Span>& spans) {

@@ -2,6 +2,8 @@
 
 #include <ATen/record_function.h>
 
+#include <string>
+
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 
@@ -9,9 +11,6 @@ namespace crnet {
 namespace {
 
 using torch::Tensor;
-
-// Until libraries have chosen their kernels and have their workspaces.
-constexpr int64_t kPassesBeforeRecording = 3;
 
 [[noreturn]] void refuse(const std::string& expected, const std::string& got) {
   throw UsageError("[train] train.cuda_graphs: expected " + expected + ", got " + got +
@@ -27,33 +26,29 @@ void TrainingPass::record(int num_processes) {
   if (!device_.is_cuda()) refuse("a run on a GPU", "one on the " + device_.str());
   if (num_processes > 1) refuse("one process", std::to_string(num_processes));
   if (model_.stack().plan().inverts) refuse("a plan that replays", "one that inverts");
+  first_.graph = make_cuda_graph(device_);
+  next_.graph = make_cuda_graph(device_, first_.graph.get());
   parameters_ = model_.parameters();
-  records_ = true;
 }
 
 Tensor TrainingPass::run(const Batch& batch, bool reduce) {
-  const bool makes_gradients = records_ && !parameters_.front().grad().defined();
-  if (makes_gradients && !first_.graph && num_unrecorded_ >= kPassesBeforeRecording) {
+  const bool records = first_.graph != nullptr;
+  const bool makes_gradients = records && !parameters_.front().grad().defined();
+  if (makes_gradients && !first_.loss.defined() && num_unrecorded_ >= kFirstPasses) {
     record_first(batch);
   }
-  if (!first_.graph) {
+  if (!first_.loss.defined()) {
     num_unrecorded_ += 1;
     return run_now(batch.inputs.to(device_, /*non_blocking=*/true),
                    batch.targets.to(device_, /*non_blocking=*/true), reduce);
   }
-
-  RECORD_USER_SCOPE("crnet::recorded_pass");
-  if (!makes_gradients && !next_.graph) record_pass(next_, first_.graph.get());
-  tokens_.copy_(batch.inputs, /*non_blocking=*/true);
-  targets_.copy_(batch.targets, /*non_blocking=*/true);
-  const Recorded& pass = makes_gradients ? first_ : next_;
-  pass.graph->replay();
-  if (makes_gradients) {
-    for (size_t i = 0; i < parameters_.size(); ++i) {
-      parameters_[i].mutable_grad() = gradients_[i];
-    }
+  if (!makes_gradients) {
+    if (!next_.loss.defined()) record_pass(next_);
+    return replay(batch, next_);
   }
-  return pass.loss.clone();  // the next replay writes it anew
+  const Tensor loss = replay(batch, first_);
+  for (size_t i = 0; i < parameters_.size(); ++i) parameters_[i].mutable_grad() = gradients_[i];
+  return loss;
 }
 
 Tensor TrainingPass::run_now(const Tensor& tokens, const Tensor& targets, bool reduce) {
@@ -67,16 +62,34 @@ Tensor TrainingPass::run_now(const Tensor& tokens, const Tensor& targets, bool r
   return loss.detach();
 }
 
-void TrainingPass::record_pass(Recorded& pass, CudaGraph* beside) {
-  auto graph = make_cuda_graph(device_, beside);
-  graph->record([&] { pass.loss = run_now(tokens_, targets_, /*reduce=*/true); });
-  pass.graph = std::move(graph);
+Tensor TrainingPass::replay(const Batch& batch, const Recorded& pass) {
+  RECORD_USER_SCOPE("crnet::recorded_pass");
+  if (batch.inputs.sizes() != tokens_.sizes()) {
+    throw Error(format("[train] expected micro-batches of %ld tokens, as recorded, got %ld",
+                       static_cast<long>(tokens_.numel()),
+                       static_cast<long>(batch.inputs.numel())));
+  }
+  tokens_.copy_(batch.inputs, /*non_blocking=*/true);
+  targets_.copy_(batch.targets, /*non_blocking=*/true);
+  pass.graph->replay();
+  return pass.loss.clone();  // the next replay writes it anew
+}
+
+void TrainingPass::record_pass(Recorded& pass) {
+  try {
+    pass.graph->record([&] { pass.loss = run_now(tokens_, targets_, /*reduce=*/true); });
+  } catch (const c10::Error& failure) {
+    throw Error(
+        format("[train] train.cuda_graphs: expected a pass that can be recorded, got: %s; "
+               "use --set train.cuda_graphs=false",
+               failure.what_without_backtrace()));
+  }
 }
 
 void TrainingPass::record_first(const Batch& batch) {
   tokens_ = torch::empty_like(batch.inputs, batch.inputs.options().device(device_));
   targets_ = torch::empty_like(tokens_);
-  record_pass(first_, nullptr);
+  record_pass(first_);
   for (const Tensor& parameter : parameters_) gradients_.push_back(parameter.grad());
 }
 

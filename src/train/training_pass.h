@@ -16,32 +16,38 @@ namespace crnet {
 /// short.
 class TrainingPass {
  public:
+  /// Passes that are not recorded, in which libraries choose their kernels.
+  static constexpr int64_t kFirstPasses = 2;
+
   /// `model` and `parallel` must outlive it.
   TrainingPass(CausalLMImpl& model, DataParallel& parallel, torch::Device device);
 
-  /// Passes are recorded from now on. All micro-batches need one shape then, and parameters and the
-  /// plan have to stay where they are. Throws UsageError where that cannot be: on a CPU, in one of
-  /// several processes, and with a plan that inverts, for which the host reads every β.
+  /// Passes are recorded from now on, kFirstPasses and the rest of their step apart. All
+  /// micro-batches need one shape then, and parameters and the plan have to stay where they are.
+  /// Gradients stay in memory when they are let go of. Throws UsageError where that cannot be: on a
+  /// CPU, in a build without CUDA kernels, in one of several processes, and with a plan that
+  /// inverts, for which the host reads every β.
   void record(int num_processes);
 
   /// Adds the gradients of the mean loss to those of the parameters; with `reduce` averages them
   /// over the processes, as DataParallel::backward. Returns the loss, [] on the device. A profiler
-  /// sees crnet::forward and crnet::backward, or crnet::recorded_pass.
+  /// sees crnet::forward and crnet::backward, or crnet::recorded_pass. Throws Error where a pass
+  /// cannot be recorded; nothing can be done on the GPU then.
   torch::Tensor run(const Batch& batch, bool reduce);
 
  private:
   struct Recorded {
     std::unique_ptr<CudaGraph> graph;
-    torch::Tensor loss;  // of the last replay
+    torch::Tensor loss;  // of the last replay; undefined before it is recorded
   };
   torch::Tensor run_now(const torch::Tensor& tokens, const torch::Tensor& targets, bool reduce);
-  void record_pass(Recorded& pass, CudaGraph* beside);
+  torch::Tensor replay(const Batch& batch, const Recorded& pass);
+  void record_pass(Recorded& pass);
   void record_first(const Batch& batch);
 
   CausalLMImpl& model_;
   DataParallel& parallel_;
   const torch::Device device_;
-  bool records_ = false;
   int64_t num_unrecorded_ = 0;
   std::vector<torch::Tensor> parameters_, gradients_;  // what graphs write gradients to
   torch::Tensor tokens_, targets_;                     // [B, T] int64, what they read

@@ -87,7 +87,7 @@ TEST(RunConfig, PhasesOfTheScheduleFitTheSteps) {
   config.validate();
 }
 
-TEST(RunConfig, ARecordedPassCannotBeChecked) {
+TEST(RunConfig, ARecordedPassIsNeitherCheckedNorInverted) {
   RunConfig config;
   config.model.architecture = Architecture::kCRNet;
   config.recompute.strategy = RecomputeStrategy::kReplay;
@@ -95,6 +95,12 @@ TEST(RunConfig, ARecordedPassCannotBeChecked) {
   config.validate();
   config.train.cuda_graphs = true;
   EXPECT_EQ(error_of(config), "recompute.check_every: expected 0 with train.cuda_graphs, got 10");
+  config.recompute.check_every = 0;
+  config.validate();
+  config.recompute.strategy = RecomputeStrategy::kInverse;
+  EXPECT_EQ(error_of(config),
+            "recompute.strategy: expected one that does not invert with train.cuda_graphs, got "
+            "inverse; replay gives the bits of none");
 }
 
 TEST(RunConfig, ModelErrorNamesTheLineOfItsKey) {

@@ -21,9 +21,9 @@ struct Runtime {
 /// Resolves device, precision and threads, and sets up LibTorch: its threads, cuBLAS (parts of bf16
 /// sums are added up in fp32), and on a GPU an allocator whose segments expand, unless
 /// PYTORCH_ALLOC_CONF or PYTORCH_CUDA_ALLOC_CONF is set. Of several processes on a host each takes
-/// the GPU of its local rank, and its share of the cores. `auto` takes CUDA
-/// where there is a GPU, and bf16 where the device multiplies it natively (AVX512-BF16 or AMX on
-/// x86, BF16 on Arm; on CUDA where a bf16 product is measured to be faster than fp32). Throws
+/// the GPU of its local rank, and its share of the cores. `auto` takes CUDA where
+/// there is a GPU, and bf16 where the device multiplies it natively (AVX512-BF16 or AMX on x86,
+/// BF16 on Arm; on CUDA where a bf16 product is measured to be 1.5 times as fast as fp32). Throws
 /// UsageError for CUDA without a usable GPU, or with fewer than processes.
 Runtime select_runtime(const TrainConfig& config, const Launch& launch = {});
 
