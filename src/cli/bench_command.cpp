@@ -46,7 +46,11 @@ void row(const char* name, const Spread& spread, const std::string& note) {
 
 void print_floor(const FloorReport& report) {
   std::printf("\nMilliseconds: median [least-most]\n");
-  row("step", report.step, "forward, backward, clipping, AdamW");
+  const double rate = report.flops / report.step.median * 1e3;
+  row("step", report.step,
+      format("forward, backward, clipping, AdamW; %sFLOP/s, %.0f %% of large products' %s",
+             format_count(rate).c_str(), 100 * rate / report.peak_flops,
+             format_count(report.peak_flops).c_str()));
   row("floor", report.floor,
       format("%sFLOP, %sFLOP/s", format_count(report.flops).c_str(),
              format_count(report.flops / report.floor.median * 1e3).c_str()));

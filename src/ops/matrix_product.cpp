@@ -17,17 +17,13 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-// With few rows of x most of the work is reading the weights, which putting them side by side does
-// twice more. By count; decoding has one.
-constexpr int64_t kFewRowsToJoin = 64;
-
 // Both layouts as [in, out].
 Tensor in_out(const Tensor& weight, bool out_in) {
   return out_in ? weight.t() : weight;
 }
 
 bool are_joined(const Tensor& x, size_t num_weights, bool out_in) {
-  return !out_in && num_weights > 1 && x.numel() >= kFewRowsToJoin * x.size(-1);
+  return !out_in && num_weights > 1 && x.numel() >= kRowsToJoin * x.size(-1);
 }
 
 // Columns of `matrix` beside each other, as wide as each of `like` is in its last dimension.

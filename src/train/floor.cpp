@@ -21,7 +21,8 @@ namespace {
 
 using torch::Tensor;
 
-constexpr int64_t kWarmup = 2, kProfiledSteps = 3;
+// The last one of them records, where steps are CUDA graphs.
+constexpr int64_t kWarmup = TrainingPass::kFirstPasses + 1, kProfiledSteps = 3;
 
 Spread spread_of(const std::vector<double>& values) {
   const auto [least, most] = std::minmax_element(values.begin(), values.end());
@@ -137,6 +138,7 @@ FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded, const FloorOpti
   report.num_products = static_cast<int64_t>(unavoidable.products.size());
   report.num_attentions = static_cast<int64_t>(unavoidable.attentions.size());
   report.flops = unavoidable.flops();
+  report.peak_flops = measure_peak_flops(report.runtime);
   RandomTraining training(config, report.runtime, plan);
   Floor floor(unavoidable, device, report.runtime.compute_dtype);
   measure_rounds(training, floor, device, options.rounds, report);

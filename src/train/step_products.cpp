@@ -3,23 +3,41 @@
 #include <algorithm>
 
 #include "crnet/ops/linear_cross_entropy.h"
+#include "crnet/ops/matrix_product.h"
 
 namespace crnet {
 namespace {
 
 using Products = std::vector<MatrixProduct>;
+using Projections = std::vector<Projection>;
 
 void append(Products& all, const Products& more) {
   all.insert(all.end(), more.begin(), more.end());
 }
 
-// X W or (X A) B of one projection. Full-rank weights lie as [out, in], A and B as [in, out].
-Products forward_products(const ModelConfig& config, int64_t layer, Projection projection,
+// X W, or (X A) B, of projections of one X. Full-rank weights lie as [out, in], A and B as
+// [in, out], and A's are multiplied as one where matrix_products() does so.
+Products forward_products(const ModelConfig& config, int64_t layer, const Projections& projections,
                           int64_t N) {
-  const int64_t in = config.in_features(projection), out = config.out_features(projection);
-  if (config.is_full_rank(layer)) return {{N, in, out, false, true}};
-  const int64_t R = config.low_rank(layer, projection);
-  return {{N, in, R}, {N, R, out}};
+  const int64_t in = config.in_features(projections.front());
+  const bool full_rank = config.is_full_rank(layer), joined = !full_rank && N >= kRowsToJoin;
+  Products all;
+  if (joined) all.push_back({N, in, 0});
+  for (const Projection projection : projections) {
+    const int64_t out = config.out_features(projection);
+    if (full_rank) {
+      all.push_back({N, in, out, false, true});
+      continue;
+    }
+    const int64_t R = config.low_rank(layer, projection);
+    if (joined) {
+      all.front().columns += R;
+    } else {
+      all.push_back({N, in, R});
+    }
+    all.push_back({N, R, out});
+  }
+  return all;
 }
 
 // Of Y = X W: dX = dY Wᵀ, and dW = Xᵀ dY in the layout of W.
@@ -61,11 +79,13 @@ double StepProducts::flops() const {
 
 StepProducts list_step_products(const ModelConfig& config, int64_t batch, int64_t sequence_length,
                                 bool on_cpu) {
+  using enum Projection;
   const int64_t N = batch * sequence_length;
+  const std::vector<Projections> of_one_input = {{kQ, kK, kV}, {kO}, {kGate, kUp}, {kDown}};
   StepProducts step;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
-    for (int64_t p = 0; p < kNumProjections; ++p) {
-      append(step.products, forward_products(config, layer, static_cast<Projection>(p), N));
+    for (const auto& projections : of_one_input) {
+      append(step.products, forward_products(config, layer, projections, N));
     }
     step.attentions.push_back({batch, sequence_length, config.num_heads, config.head_size()});
   }

@@ -69,21 +69,33 @@ std::vector<int64_t> sizes_of(const MatrixProduct& p) {
   return {p.rows, p.inner, p.columns, p.left_transposed ? 1 : 0, p.right_transposed ? 1 : 0};
 }
 
-// Every product of a step, whether LibTorch's or crnet's own.
+// Every product of a step, whether LibTorch's or crnet's own; with 16 tokens and with 80, from
+// which on A's of one input are multiplied together.
 TEST(StepProducts, AreThoseThatAStepReallyMakes) {
   ModelConfig config = small_model(Architecture::kCRNet);
   config.num_layers = 2;
   CausalLM model(config);
   initialize(*model, 1);
-  const auto tokens = torch::randint(config.vocab_size, {2, 8});
-  std::map<std::string, int> calls;
-  Profiler profiler(torch::kCPU);
-  model->loss(tokens, tokens).backward();
-  for (const auto& range : profiler.stop()) calls[range.name] += 1;
-  const auto step = list_step_products(config, 2, 8, /*on_cpu=*/true);
-  // Those of the head's weight add up; the low-rank ones add (X A) B to c Y.
-  EXPECT_EQ(calls["aten::mm"] + calls["aten::addmm_"] + calls["crnet::product"],
-            static_cast<int>(step.products.size()));
+  for (const int64_t batch : {2, 10}) {
+    const auto tokens = torch::randint(config.vocab_size, {batch, 8});
+    std::map<std::string, int> calls;
+    Profiler profiler(torch::kCPU);
+    model->loss(tokens, tokens).backward();
+    for (const auto& range : profiler.stop()) calls[range.name] += 1;
+    const auto step = list_step_products(config, batch, 8, /*on_cpu=*/true);
+    // Those of the head's weight add up; the low-rank ones add (X A) B to c Y.
+    EXPECT_EQ(calls["aten::mm"] + calls["aten::addmm_"] + calls["crnet::product"],
+              static_cast<int>(step.products.size()));
+  }
+}
+
+TEST(StepProducts, FactorsOfOneInputAreOneMatrix) {
+  ModelConfig config = small_model(Architecture::kCRNet);
+  config.num_layers = 2;
+  const auto step = list_step_products(config, 1, 64, /*on_cpu=*/true);
+  EXPECT_EQ(step.products.size(), 7u * 3 + (4u + 7u) * 3 + 3u);
+  const int64_t r = config.low_rank(1, Projection::kQ);
+  EXPECT_EQ(sizes_of(step.products[7]), (std::vector<int64_t>{64, 32, 3 * r, 0, 0}));
 }
 
 TEST(StepProducts, HeadComesInChunksOfTokens) {

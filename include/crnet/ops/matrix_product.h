@@ -23,10 +23,15 @@ enum class WeightLayout {
 torch::Tensor matrix_product(const torch::Tensor& x, const torch::Tensor& weight,
                              WeightLayout layout, torch::Tensor* product = nullptr);
 
+/// Rows of x from which on several weights [in, out] are multiplied as one. With fewer most of the
+/// work is reading the weights, which putting them side by side does twice more. By count; decoding
+/// has one.
+inline constexpr int64_t kRowsToJoin = 64;
+
 /// The products of one x with several weights, as matrix_product() of each, but for the order of
 /// sums: the gradient of x is summed within the products. Weights [in, out] are taken for the
-/// narrow factors A, and multiplied as one matrix [in, Σ out]: results are views of one tensor
-/// [..., Σ out] then. `products`, where not empty, has a place, or nullptr, for each.
+/// narrow factors A, and multiplied as one matrix [in, Σ out] (see kRowsToJoin): results are views
+/// of one tensor [..., Σ out] then. `products`, where not empty, has a place, or nullptr, for each.
 std::vector<torch::Tensor> matrix_products(const torch::Tensor& x,
                                            const std::vector<torch::Tensor>& weights,
                                            WeightLayout layout,

@@ -40,6 +40,7 @@ struct FloorReport {
   std::string recompute;  ///< the plan, in words
   int64_t num_products = 0, num_attentions = 0;
   double flops = 0;            ///< of these together, as count_flops() counts a training step
+  double peak_flops = 0;       ///< of large matrix products a second, as measure_peak_flops()
   Spread step;                 ///< forward and backward pass, clipping, AdamW
   Spread products;             ///< the floor's part in products
   Spread attention;            ///< and in attention
@@ -55,9 +56,10 @@ struct FloorReport {
 /// configured) and, in turn with them, their floor: every matrix product and its two gradients by
 /// LibTorch's mm into memory that is there, and causal attention forward and backward by LibTorch's
 /// scaled_dot_product_attention, in the shapes, layouts and dtype of the step (but in fp32 for bf16
-/// on x86 without AVX-512, where LibTorch multiplies bf16 number by number). Operands of one shape
-/// share memory, so the floor finds them in the caches more often than a step can. data.path is not
-/// looked at. Needs the memory of a training step, and of each product once.
+/// on x86 without AVX-512, where LibTorch multiplies bf16 number by number; and gradients of
+/// weights in that dtype, which a GPU sums up in fp32). Operands of one shape share memory, so the
+/// floor finds them in the caches more often than a step can. data.path is not looked at. Needs the
+/// memory of a training step, and of each product once.
 ///
 /// Throws UsageError for a configuration that does not fit the machine, or fewer than 1 round.
 [[nodiscard]] FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded,
