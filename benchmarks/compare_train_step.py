@@ -1,8 +1,9 @@
 """Training step of crnet against the same model in eager PyTorch and torch.compile, as one table.
 
-Every contender is a process of its own that is started, warmed up and kept; then they take turns on
-the same cores, a few steps each, for several rounds. A machine's speed moves within minutes, so the
-ratios are taken inside each round and the table gives their median.
+Every contender is a process of its own that is started, warmed up and kept; then those of one
+precision take turns on the same cores, a few steps each, for several rounds. A machine's speed moves
+within minutes, so the ratios are taken inside each round and the table gives their median. All are
+in memory at once: --archs and --peers have to leave room.
 
   python benchmarks/compare_train_step.py --ours build/release/benchmarks/crnet_bench_train_step
 """
@@ -27,7 +28,8 @@ def parse_arguments():
     parser.add_argument("--archs", default="crnet,llama,cola")
     parser.add_argument("--precisions", default="bf16,fp32")
     parser.add_argument("--peers", default="eager,compile",
-                        help="of eager, compile, and these with -pure: bf16 weights and state")
+                        help="of eager, compile, autotune and (of llama) transformers, and these "
+                             "with -pure: bf16 weights and state; see peer.py")
     parser.add_argument("--size", default="60m")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
@@ -46,8 +48,8 @@ def parse_arguments():
 class Contender:
     """A training process that runs steps when told to."""
 
-    def __init__(self, name, command, environment):
-        self.name = name
+    def __init__(self, arch, name, command, environment):
+        self.arch, self.name = arch, name
         self.turns = []  # seconds per step, one list a round
         self.process = subprocess.Popen(command, env=environment, text=True, bufsize=1,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -73,27 +75,32 @@ class Contender:
         return statistics.median(self.turns[turn])
 
 
+def peer_names(arguments):
+    return [name for name in arguments.peers.split(",") if name]
+
+
 def commands(arguments, arch, precision):
     shape = ["--arch", arch, "--size", arguments.size, "--batch", str(arguments.batch),
              "--length", str(arguments.length), "--threads", str(arguments.threads),
              "--warmup", str(arguments.warmup), "--serve"]
     if arguments.ours:
         yield "crnet", shlex.split(arguments.ours) + shape + ["--precision", precision]
-    for peer in filter(None, arguments.peers.split(",")):
+    for peer in peer_names(arguments):
         mode, _, pure = peer.partition("-")
-        if pure and precision != "bf16":
+        if (pure and precision != "bf16") or (mode == "transformers" and arch != "llama"):
             continue
         peer_precision = "bf16-pure" if pure else precision
         yield peer, [sys.executable, str(HERE / "peer.py"), "--mode", mode,
                      "--precision", peer_precision] + shape
 
 
-def measure(arguments, arch, precision):
+def measure(arguments, precision):
     # torch.compile bakes the number of threads into its code and does not look for it in its cache.
     cache = pathlib.Path.home() / ".cache" / "crnet" / f"inductor-{arguments.threads}-threads"
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "OMP_NUM_THREADS": str(arguments.threads),
                    **os.environ}
-    contenders = [Contender(name, command, environment)
+    contenders = [Contender(arch, name, command, environment)
+                  for arch in arguments.archs.split(",")
                   for name, command in commands(arguments, arch, precision)]
     for turn in range(arguments.rounds):
         # Whoever follows a slow neighbour should not always be the same one.
@@ -105,24 +112,38 @@ def measure(arguments, arch, precision):
     return contenders
 
 
-def ratio(contender, other):
-    """Speed of `contender` over that of `other`: median and range over the rounds."""
-    if other is None or other is contender:
+def ratio(contender, others):
+    """Speed of `contender` over the fastest of `others`: median and range over the rounds."""
+    if not others or others == [contender]:
         return "–"
-    ratios = [other.seconds(turn) / contender.seconds(turn) for turn in range(len(other.turns))]
+    ratios = [min(other.seconds(turn) for other in others) / contender.seconds(turn)
+              for turn in range(len(contender.turns))]
     return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}–{max(ratios):.2f}]"
 
 
-def rows(arguments, arch, precision, contenders):
-    by_name = {contender.name: contender for contender in contenders}
+def rows(arguments, precision, contenders):
     tokens = arguments.batch * arguments.length
     for contender in contenders:
         rates = sorted(tokens / contender.seconds(turn) for turn in range(len(contender.turns)))
-        yield (f"| {arch} | {precision} | {contender.name} | {statistics.median(rates):,.0f} "
-               f"[{rates[0]:,.0f}–{rates[-1]:,.0f}] | {ratio(contender, by_name.get('eager'))} | "
-               f"{ratio(contender, by_name.get('compile'))} | "
-               f"{contender.result['peak_rss_mib']:,.0f} | {contender.result['loss_first']:.2f} → "
-               f"{contender.result['loss_last']:.2f} |")
+        peers = [c for c in contenders if c.arch == contender.arch and c.name != "crnet"]
+        columns = [ratio(contender, [c for c in peers if c.name == name])
+                   for name in peer_names(arguments)]
+        if len(columns) > 1:
+            columns.append(ratio(contender, peers) if contender.name == "crnet" else "–")
+        yield (f"| {contender.arch} | {precision} | {contender.name} | "
+               f"{statistics.median(rates):,.0f} [{rates[0]:,.0f}–{rates[-1]:,.0f}] | "
+               f"{' | '.join(columns)} | {contender.result['peak_rss_mib']:,.0f} | "
+               f"{contender.result['loss_first']:.2f} → {contender.result['loss_last']:.2f} |")
+
+
+def method_ratios(precision, contenders):
+    """How much faster crnet trains other architectures than LLaMA, beside what FLOPs promise."""
+    ours = {c.arch: c for c in contenders if c.name == "crnet"}
+    llama = ours.pop("llama", None)
+    for arch, contender in ours.items() if llama else ():
+        flops = llama.result["flops_per_token"] / contender.result["flops_per_token"]
+        yield (f"{arch} over llama, both by crnet, {precision}: {ratio(contender, [llama])}; LLaMA's "
+               f"FLOPs are {flops:.2f} times as many.  ")
 
 
 def hardware():
@@ -136,23 +157,27 @@ def hardware():
 def main():
     arguments = parse_arguments()
     start = time.monotonic()
-    lines, raw = [], []
+    lines, ratios, raw = [], [], []
     versions = {}
-    for arch in arguments.archs.split(","):
-        for precision in arguments.precisions.split(","):
-            contenders = measure(arguments, arch, precision)
-            lines += rows(arguments, arch, precision, contenders)
-            print("\n".join(lines[-len(contenders):]), file=sys.stderr, flush=True)
-            for contender in contenders:
-                versions.update(contender.result["versions"])
-                raw.append({"name": contender.name, "turns": contender.turns, **contender.result})
+    for precision in arguments.precisions.split(","):
+        contenders = measure(arguments, precision)
+        lines += rows(arguments, precision, contenders)
+        ratios += method_ratios(precision, contenders)
+        print("\n".join(lines[-len(contenders):]), file=sys.stderr, flush=True)
+        for contender in contenders:
+            versions.update(contender.result["versions"])
+            raw.append({"name": contender.name, "turns": contender.turns, **contender.result})
+    columns = [f"× {name}" for name in peer_names(arguments)]
+    if len(columns) > 1:
+        columns.append("× fastest")
     named = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     print(f"Training step: {arguments.size}, batch {arguments.batch} × {arguments.length}, "
           f"{arguments.threads} threads, {arguments.rounds} rounds of {arguments.steps_per_turn} "
           f"steps after {arguments.warmup} of warm-up, {time.monotonic() - start:.0f} s in all.  \n"
           f"{hardware()}; {named}.\n\n"
-          "| model | precision | contender | tokens/s | × eager | × compile | peak RSS, MiB | loss |"
-          "\n|---|---|---|---|---|---|---|---|\n" + "\n".join(lines))
+          f"| model | precision | contender | tokens/s | {' | '.join(columns)} | peak RSS, MiB | loss |"
+          f"\n|{'---|' * (6 + len(columns))}\n" + "\n".join(lines) + "\n")
+    print("\n".join(ratios))
     if arguments.json:
         arguments.json.write_text(json.dumps(raw, indent=1))
 

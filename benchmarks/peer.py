@@ -24,13 +24,17 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
 
+COMPILE_MODES = {"compile": None, "autotune": "max-autotune-no-cudagraphs"}
+
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", choices=("llama", "crnet", "cola"), default="crnet")
     parser.add_argument("--size", default="60m")
-    parser.add_argument("--mode", choices=("eager", "compile"), default="eager")
-    parser.add_argument("--compile-mode", default="default", help="torch.compile(mode=…)")
+    parser.add_argument("--mode", choices=("eager", "compile", "autotune", "transformers"),
+                        default="eager",
+                        help="autotune: compile with mode max-autotune-no-cudagraphs; transformers: "
+                             "Hugging Face's LLaMA, eager")
     parser.add_argument("--precision", choices=("bf16", "fp32", "bf16-pure"), default="bf16")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
@@ -41,7 +45,10 @@ def parse_arguments():
     parser.add_argument("--serve", action="store_true",
                         help="after the warm-up, run N steps for each line N on stdin")
     parser.add_argument("--profile", action="store_true", help="print the top operators instead")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.mode == "transformers" and arguments.arch != "llama":
+        parser.error(f"--mode transformers: expected --arch llama, got {arguments.arch}")
+    return arguments
 
 
 def make_step(torch, arguments, model):
@@ -53,9 +60,8 @@ def make_step(torch, arguments, model):
         lr=1e-3, betas=(0.9, 0.95), fused=True,
     )
     loss_of = model
-    if arguments.mode == "compile":
-        mode = None if arguments.compile_mode == "default" else arguments.compile_mode
-        loss_of = torch.compile(model, mode=mode, dynamic=False)
+    if arguments.mode in COMPILE_MODES:
+        loss_of = torch.compile(model, mode=COMPILE_MODES[arguments.mode], dynamic=False)
 
     def step(tokens, targets):
         with torch.autocast("cpu", torch.bfloat16, enabled=arguments.precision == "bf16"):
@@ -95,7 +101,7 @@ def profile(torch, step, batch):
 
 def timed(step, batch, count):
     """Runs `count` steps; returns their seconds and the last loss."""
-    seconds = []
+    seconds, loss = [], None
     for _ in range(count):
         start = time.perf_counter()
         loss = step(*batch).item()
@@ -124,7 +130,10 @@ def main():
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     size = peer_model.SIZES[arguments.size]
-    model = peer_model.CausalLM(arguments.arch, size, arguments.length)
+    if arguments.mode == "transformers":
+        model = peer_model.TransformersLlama(size, arguments.length)
+    else:
+        model = peer_model.CausalLM(arguments.arch, size, arguments.length)
     if arguments.precision == "bf16-pure":
         model = model.bfloat16()
     text = torch.randint(size.vocab, (arguments.batch, arguments.length + 1))

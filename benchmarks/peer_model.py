@@ -137,3 +137,20 @@ class CausalLM(nn.Module):
             x, below = block(x, below, cos, sin)
         logits = self.head(self.norm(x))  # [B, T, V]
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+class TransformersLlama(nn.Module):
+    """The same call on Hugging Face's LlamaForCausalLM, as it comes."""
+
+    def __init__(self, size, length):
+        super().__init__()
+        import transformers
+
+        self.llama = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+            vocab_size=size.vocab, hidden_size=size.hidden, num_hidden_layers=size.layers,
+            num_attention_heads=size.heads, intermediate_size=size.ffn,
+            max_position_embeddings=length, use_cache=False, attn_implementation="sdpa"))
+        self.embedding = self.llama.get_input_embeddings()
+
+    def forward(self, tokens, targets):
+        return self.llama(input_ids=tokens, labels=targets, shift_labels=targets).loss

@@ -18,6 +18,7 @@
 
 #include "crnet/core/error.h"
 #include "crnet/model/causal_lm.h"
+#include "crnet/model/costs.h"
 #include "crnet/train/device.h"
 #include "crnet/train/optimizer.h"
 #include "crnet/train/run_config.h"
@@ -67,7 +68,12 @@ Arguments parse(int argc, char** argv) {
   arguments.size = result["size"].as<std::string>();
   arguments.config = result["config"].as<std::string>();
   for (const auto& argument : result.arguments()) {  // a list would be split at commas
-    if (argument.key() == "set") arguments.settings.push_back(argument.value());
+    if (argument.key() != "set") continue;
+    const std::string& setting = argument.value();
+    if (!setting.starts_with("model.") && !setting.starts_with("recompute.")) {
+      throw crnet::UsageError("--set: expected a key of model or recompute, got " + setting);
+    }
+    arguments.settings.push_back(setting);
   }
   arguments.precision = result["precision"].as<std::string>();
   arguments.batch = result["batch"].as<int64_t>();
@@ -119,6 +125,9 @@ class Training {
     return loss.item<double>();
   }
 
+  [[nodiscard]] double flops_per_token() const {
+    return crnet::count_flops(model_->config(), tokens_.size(1)).training();
+  }
   [[nodiscard]] int64_t num_parameters() const {
     int64_t count = 0;
     for (const Tensor& parameter : model_->parameters()) count += parameter.numel();
@@ -210,6 +219,7 @@ json run(const Arguments& arguments) {
           {"length", arguments.length},
           {"threads", torch::get_num_threads()},
           {"parameters", training.num_parameters()},
+          {"flops_per_token", training.flops_per_token()},
           {"tokens_per_s", tokens / median(timing.seconds)},
           {"step_seconds", timing.seconds},
           {"peak_rss_mib", peak_rss_mib()},
