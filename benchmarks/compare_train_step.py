@@ -130,10 +130,11 @@ def rows(arguments, precision, contenders):
                    for name in peer_names(arguments)]
         if len(columns) > 1:
             columns.append(ratio(contender, peers) if contender.name == "crnet" else "–")
-        yield (f"| {contender.arch} | {precision} | {contender.name} | "
-               f"{statistics.median(rates):,.0f} [{rates[0]:,.0f}–{rates[-1]:,.0f}] | "
-               f"{' | '.join(columns)} | {contender.result['peak_rss_mib']:,.0f} | "
-               f"{contender.result['loss_first']:.2f} → {contender.result['loss_last']:.2f} |")
+        cells = [contender.arch, precision, contender.name,
+                 f"{statistics.median(rates):,.0f} [{rates[0]:,.0f}–{rates[-1]:,.0f}]", *columns,
+                 f"{contender.result['peak_rss_mib']:,.0f}",
+                 f"{contender.result['loss_first']:.2f} → {contender.result['loss_last']:.2f}"]
+        yield f"| {' | '.join(cells)} |"
 
 
 def method_ratios(precision, contenders):
@@ -167,16 +168,16 @@ def main():
         for contender in contenders:
             versions.update(contender.result["versions"])
             raw.append({"name": contender.name, "turns": contender.turns, **contender.result})
-    columns = [f"× {name}" for name in peer_names(arguments)]
-    if len(columns) > 1:
-        columns.append("× fastest")
+    ratio_names = [f"× {name}" for name in peer_names(arguments)]
+    if len(ratio_names) > 1:
+        ratio_names.append("× fastest")
+    header = ["model", "precision", "contender", "tokens/s", *ratio_names, "peak RSS, MiB", "loss"]
     named = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     print(f"Training step: {arguments.size}, batch {arguments.batch} × {arguments.length}, "
           f"{arguments.threads} threads, {arguments.rounds} rounds of {arguments.steps_per_turn} "
           f"steps after {arguments.warmup} of warm-up, {time.monotonic() - start:.0f} s in all.  \n"
           f"{hardware()}; {named}.\n\n"
-          f"| model | precision | contender | tokens/s | {' | '.join(columns)} | peak RSS, MiB | loss |"
-          f"\n|{'---|' * (6 + len(columns))}\n" + "\n".join(lines) + "\n")
+          f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n" + "\n".join(lines) + "\n")
     print("\n".join(ratios))
     if arguments.json:
         arguments.json.write_text(json.dumps(raw, indent=1))
