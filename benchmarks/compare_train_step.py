@@ -23,21 +23,23 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def parse_arguments():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--ours", help="command of crnet_bench_train_step; left out: peers only")
-    parser.add_argument("--archs", default="crnet,llama,cola")
-    parser.add_argument("--precisions", default="bf16,fp32")
+    parser.add_argument("--archs", default="crnet,llama,cola", help="all in memory at once")
+    parser.add_argument("--precisions", default="fp32", help="of fp32 and bf16")
     parser.add_argument("--peers", default="eager,compile",
                         help="of eager, compile, autotune and (of llama) transformers, and these "
                              "with -pure: bf16 weights and state; see peer.py")
-    parser.add_argument("--size", default="60m")
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--steps-per-turn", type=int, default=2)
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="3 rounds of 1 step")
+    parser.add_argument("--size", default="60m", help="60m, 130m or 350m")
+    parser.add_argument("--batch", type=int, default=8, help="sequences a step")
+    parser.add_argument("--length", type=int, default=256, help="tokens a sequence")
+    parser.add_argument("--threads", type=int, default=2, help="of each contender")
+    parser.add_argument("--rounds", type=int, default=9, help="in which each has a turn")
+    parser.add_argument("--steps-per-turn", type=int, default=2, help="steps of a turn")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before the first round")
+    parser.add_argument("--quick", action="store_true",
+                        help="3 rounds of 1 step after 2, whatever the options before say")
     parser.add_argument("--json", type=pathlib.Path, help="also write every measured time here")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -51,8 +53,13 @@ class Contender:
     def __init__(self, arch, name, command, environment):
         self.arch, self.name = arch, name
         self.turns = []  # seconds per step, one list a round
-        self.process = subprocess.Popen(command, env=environment, text=True, bufsize=1,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        try:
+            self.process = subprocess.Popen(command, env=environment, text=True, bufsize=1,
+                                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        except OSError as error:
+            raise SystemExit(f"{name}: expected a program, got {command[0]}: {error.strerror}; "
+                             "scripts/build.sh crnet_bench_train_step builds crnet's") from None
+        print(f"{arch} {name}: starting", file=sys.stderr, flush=True)
         self.read()
 
     def read(self):

@@ -59,6 +59,9 @@ Arguments parse(int argc, char** argv) {
       ("help", "print this");
   // clang-format on
   const auto result = options.parse(argc, argv);
+  if (!result.unmatched().empty()) {
+    throw crnet::UsageError("expected options alone, got " + result.unmatched().front());
+  }
   if (result.count("help") > 0) {
     std::cout << options.help();
     std::exit(0);
@@ -71,16 +74,25 @@ Arguments parse(int argc, char** argv) {
     if (argument.key() != "set") continue;
     const std::string& setting = argument.value();
     if (!setting.starts_with("model.") && !setting.starts_with("recompute.")) {
-      throw crnet::UsageError("--set: expected a key of model or recompute, got " + setting);
+      throw crnet::UsageError("--set: expected a key of model or recompute, got " + setting +
+                              "; batch, length and precision have options of their own");
     }
     arguments.settings.push_back(setting);
   }
   arguments.precision = result["precision"].as<std::string>();
   arguments.batch = result["batch"].as<int64_t>();
   arguments.length = result["length"].as<int64_t>();
-  arguments.steps = std::max<int64_t>(1, result["steps"].as<int64_t>());
-  arguments.warmup = std::max<int64_t>(1, result["warmup"].as<int64_t>());
+  arguments.steps = result["steps"].as<int64_t>();
+  arguments.warmup = result["warmup"].as<int64_t>();
   arguments.threads = result["threads"].as<int64_t>();
+  for (const auto value :
+       {arguments.batch, arguments.length, arguments.steps, arguments.warmup, arguments.threads}) {
+    if (value < 1) {
+      throw crnet::UsageError(
+          "--batch, --length, --steps, --warmup, --threads: expected integers >= 1, got " +
+          std::to_string(value));
+    }
+  }
   arguments.seed = result["seed"].as<int64_t>();
   arguments.serve = result.count("serve") > 0;
   if (arguments.precision != "bf16" && arguments.precision != "fp32") {
@@ -212,8 +224,8 @@ json run(const Arguments& arguments) {
   const Timing timing = arguments.serve ? serve(training) : time_steps(training, arguments.steps);
   const double tokens = static_cast<double>(arguments.batch * arguments.length);
   return {{"contender", "crnet"},
-          {"arch", arguments.arch},
-          {"size", arguments.size},
+          {"arch", arguments.config.empty() ? arguments.arch : arguments.config},
+          {"size", arguments.config.empty() ? arguments.size : ""},
           {"precision", arguments.precision},
           {"batch", arguments.batch},
           {"length", arguments.length},
