@@ -6,7 +6,6 @@
 #include "cli/commands.h"
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
-#include "crnet/core/log.h"
 #include "crnet/model/costs.h"
 #include "crnet/train/floor.h"
 
@@ -36,8 +35,8 @@ void print_setting(const RunConfig& config, const FloorReport& report, int64_t r
               format_count(static_cast<double>(count_parameters(config.model).total())).c_str(),
               static_cast<long>(config.train.micro_batch),
               static_cast<long>(config.data.sequence_length), report.recompute.c_str());
-  std::printf("%s; LibTorch %s; rounds: %ld\n", describe(report.runtime).c_str(), TORCH_VERSION,
-              static_cast<long>(rounds));
+  std::printf("%s; LibTorch %s; %ld round%s\n", describe(report.runtime).c_str(), TORCH_VERSION,
+              static_cast<long>(rounds), rounds == 1 ? "" : "s");
 }
 
 void row(const char* name, const Spread& spread, const std::string& note) {
@@ -119,8 +118,6 @@ int run_bench(int argc, char** argv) {
                                       overrides_in(parsed));
   FloorOptions floor;
   floor.rounds = parsed["rounds"].as<int64_t>();
-  log::info(format("timing %ld steps and floors in turn, after a few to warm up",
-                   static_cast<long>(floor.rounds)));
   const FloorReport report = measure_floor(loaded, floor);
   print_setting(loaded.config, report, floor.rounds);
   print_floor(report);

@@ -6,6 +6,7 @@
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "crnet/core/log.h"
 #include "ops/product.h"
 #include "train/profiler.h"
 #include "train/random_training.h"
@@ -139,6 +140,8 @@ FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded, const FloorOpti
   report.num_attentions = static_cast<int64_t>(unavoidable.attentions.size());
   report.flops = unavoidable.flops();
   report.peak_flops = measure_peak_flops(report.runtime);
+  log::info(format("timing %ld steps and floors in turn, after %ld to warm up",
+                   static_cast<long>(options.rounds), static_cast<long>(kWarmup)));
   RandomTraining training(config, report.runtime, plan);
   Floor floor(unavoidable, device, report.runtime.compute_dtype);
   measure_rounds(training, floor, device, options.rounds, report);
