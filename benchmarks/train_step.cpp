@@ -117,7 +117,8 @@ class Training {
  public:
   explicit Training(const Arguments& arguments)
       : loaded_(load_config(arguments)),
-        plan_(make_plan(arguments)),
+        runtime_(runtime_of(arguments)),
+        plan_(crnet::find_plan(loaded_, runtime_, {}, std::nullopt, std::nullopt).plan),
         model_(loaded_.config.model),
         optimizer_(make_optimizer(arguments)) {
     torch::manual_seed(arguments.seed);
@@ -149,17 +150,16 @@ class Training {
  private:
   static constexpr double kLearningRate = 1e-3;
 
-  // Before there is a model: what the process holds counts for the planner.
-  [[nodiscard]] crnet::RecomputePlan make_plan(const Arguments& arguments) const {
+  static crnet::Runtime runtime_of(const Arguments& arguments) {
     crnet::Runtime runtime;
     runtime.threads = arguments.threads;
     if (arguments.precision == "bf16") runtime.compute_dtype = torch::kBFloat16;
-    return crnet::find_plan(loaded_, runtime, {}, std::nullopt, std::nullopt).plan;
+    return runtime;
   }
 
   crnet::AdamW make_optimizer(const Arguments& arguments) {
     crnet::initialize(*model_, static_cast<uint64_t>(arguments.seed));
-    if (arguments.precision == "bf16") model_->set_compute_dtype(torch::kBFloat16);
+    model_->set_compute_dtype(runtime_.compute_dtype);
     model_->set_recompute(plan_);
     crnet::OptimizerConfig config;
     config.weight_decay = 0.1;
@@ -167,7 +167,8 @@ class Training {
   }
 
   const crnet::LoadedConfig<crnet::RunConfig> loaded_;
-  const crnet::RecomputePlan plan_;
+  const crnet::Runtime runtime_;
+  const crnet::RecomputePlan plan_;  // before the model: what the process holds counts for it
   crnet::CausalLM model_;
   crnet::AdamW optimizer_;
   Tensor tokens_, targets_;  // [B, T]

@@ -54,8 +54,7 @@ void check_cuda_graphs(const RunConfig& config) {
   if (config.recompute.strategy == RecomputeStrategy::kInverse) {
     throw UsageError(
         "recompute.strategy: expected one that does not invert with train.cuda_graphs, got "
-        "inverse; "
-        "replay gives the bits of none");
+        "inverse; replay gives the bits of none");
   }
   if (config.recompute.check_every == 0) return;
   throw UsageError(format("recompute.check_every: expected 0 with train.cuda_graphs, got %ld",
