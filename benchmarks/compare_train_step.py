@@ -29,9 +29,10 @@ def parse_arguments():
     parser.add_argument("--archs", default="crnet,llama,cola", help="all in memory at once")
     parser.add_argument("--precisions", default="fp32", help="of fp32 and bf16")
     parser.add_argument("--peers", default="eager,compile",
-                        help="of eager, compile, autotune and (of llama) transformers, and these "
-                             "with -pure: bf16 weights and state; see peer.py")
-    parser.add_argument("--size", default="60m", help="60m, 130m or 350m")
+                        help="of eager, compile, autotune, (on cuda) graphs and (of llama) "
+                             "transformers, and these with -pure: bf16 weights and state; see peer.py")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--size", default="60m", help="60m, 130m, 350m, 1b or 7b")
     parser.add_argument("--batch", type=int, default=8, help="sequences a step")
     parser.add_argument("--length", type=int, default=256, help="tokens a sequence")
     parser.add_argument("--threads", type=int, default=2, help="of each contender")
@@ -60,7 +61,6 @@ class Contender:
             raise SystemExit(f"{name}: expected a program, got {command[0]}: {error.strerror}; "
                              "scripts/build.sh crnet_bench_train_step builds crnet's") from None
         print(f"{arch} {name}: starting", file=sys.stderr, flush=True)
-        self.read()
 
     def read(self):
         line = self.process.stdout.readline()
@@ -89,7 +89,7 @@ def peer_names(arguments):
 def commands(arguments, arch, precision):
     shape = ["--arch", arch, "--size", arguments.size, "--batch", str(arguments.batch),
              "--length", str(arguments.length), "--threads", str(arguments.threads),
-             "--warmup", str(arguments.warmup), "--serve"]
+             "--device", arguments.device, "--warmup", str(arguments.warmup), "--serve"]
     if arguments.ours:
         yield "crnet", shlex.split(arguments.ours) + shape + ["--precision", precision]
     for peer in peer_names(arguments):
@@ -106,9 +106,15 @@ def measure(arguments, precision):
     cache = pathlib.Path.home() / ".cache" / "crnet" / f"inductor-{arguments.threads}-threads"
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "OMP_NUM_THREADS": str(arguments.threads),
                    **os.environ}
-    contenders = [Contender(arch, name, command, environment)
-                  for arch in arguments.archs.split(",")
-                  for name, command in commands(arguments, arch, precision)]
+    contenders = []
+    for arch in arguments.archs.split(","):
+        for name, command in commands(arguments, arch, precision):
+            contenders.append(Contender(arch, name, command, environment))
+            if arguments.device == "cpu":  # one after the other, for they compile on its cores
+                contenders[-1].read()
+    if arguments.device != "cpu":
+        for contender in contenders:
+            contender.read()
     for turn in range(arguments.rounds):
         # Whoever follows a slow neighbour should not always be the same one.
         shift = turn % len(contenders)
@@ -139,7 +145,7 @@ def rows(arguments, precision, contenders):
             columns.append(ratio(contender, peers) if contender.name == "crnet" else "–")
         cells = [contender.arch, precision, contender.name,
                  f"{statistics.median(rates):,.0f} [{rates[0]:,.0f}–{rates[-1]:,.0f}]", *columns,
-                 f"{contender.result['peak_rss_mib']:,.0f}",
+                 f"{contender.result['peak_memory_mib']:,.0f}",
                  f"{contender.result['loss_first']:.2f} → {contender.result['loss_last']:.2f}"]
         yield f"| {' | '.join(cells)} |"
 
@@ -154,12 +160,17 @@ def method_ratios(precision, contenders):
                f"FLOPs are {flops:.2f} times as many.  ")
 
 
-def hardware():
+def hardware(device):
     with open("/proc/cpuinfo") as cpuinfo:
         names = [line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")]
     with open("/proc/meminfo") as meminfo:
         gib = int(meminfo.readline().split()[1]) / 2**20
-    return f"{names[0]}, {len(names)} cores, {gib:.0f} GiB, {platform.system()} {platform.machine()}"
+    gpu = ""
+    if device == "cuda":
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        gpu = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()[0] + "; "
+    return (f"{gpu}{names[0]}, {len(names)} cores, {gib:.0f} GiB, {platform.system()} "
+            f"{platform.machine()}")
 
 
 def main():
@@ -178,12 +189,12 @@ def main():
     ratio_names = [f"× {name}" for name in peer_names(arguments)]
     if len(ratio_names) > 1:
         ratio_names.append("× fastest")
-    header = ["model", "precision", "contender", "tokens/s", *ratio_names, "peak RSS, MiB", "loss"]
+    header = ["model", "precision", "contender", "tokens/s", *ratio_names, "peak memory, MiB", "loss"]
     named = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     print(f"Training step: {arguments.size}, batch {arguments.batch} × {arguments.length}, "
           f"{arguments.threads} threads, {arguments.rounds} rounds of {arguments.steps_per_turn} "
           f"steps after {arguments.warmup} of warm-up, {time.monotonic() - start:.0f} s in all.  \n"
-          f"{hardware()}; {named}.\n\n"
+          f"{hardware(arguments.device)}; {named}.\n\n"
           f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n" + "\n".join(lines) + "\n")
     print("\n".join(ratios))
     if arguments.json:

@@ -24,17 +24,19 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
 
-COMPILE_MODES = {"compile": None, "autotune": "max-autotune-no-cudagraphs"}
+COMPILE_MODES = {"compile": None, "autotune": "max-autotune-no-cudagraphs",
+                 "graphs": "reduce-overhead"}
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--arch", choices=("llama", "crnet", "cola"), default="crnet")
     parser.add_argument("--size", default="60m")
-    parser.add_argument("--mode", choices=("eager", "compile", "autotune", "transformers"),
+    parser.add_argument("--mode", choices=("eager", *COMPILE_MODES, "transformers"),
                         default="eager",
-                        help="autotune: compile with mode max-autotune-no-cudagraphs; transformers: "
-                             "Hugging Face's LLaMA, eager")
+                        help="autotune: compile with mode max-autotune-no-cudagraphs; graphs: with "
+                             "reduce-overhead, CUDA graphs; transformers: Hugging Face's LLaMA, eager")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--precision", choices=("bf16", "fp32", "bf16-pure"), default="bf16")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=256)
@@ -48,6 +50,8 @@ def parse_arguments():
     arguments = parser.parse_args()
     if arguments.mode == "transformers" and arguments.arch != "llama":
         parser.error(f"--mode transformers: expected --arch llama, got {arguments.arch}")
+    if arguments.mode == "graphs" and arguments.device != "cuda":
+        parser.error(f"--mode graphs: expected --device cuda, got {arguments.device}")
     return arguments
 
 
@@ -64,7 +68,8 @@ def make_step(torch, arguments, model):
         loss_of = torch.compile(model, mode=COMPILE_MODES[arguments.mode], dynamic=False)
 
     def step(tokens, targets):
-        with torch.autocast("cpu", torch.bfloat16, enabled=arguments.precision == "bf16"):
+        with torch.autocast(arguments.device, torch.bfloat16,
+                            enabled=arguments.precision == "bf16"):
             loss = loss_of(tokens, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -75,27 +80,34 @@ def make_step(torch, arguments, model):
     return step
 
 
-def peak_rss_mib():
+def peak_memory_mib(torch, device):
+    """Of the device's allocator on CUDA, resident on the CPU."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
     with open("/proc/self/status") as status:
         for line in status:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 1024
 
 
-def forget_peak_rss():
-    """Starts the high-water mark anew, so that compiling does not count. Not allowed everywhere."""
+def forget_peak(torch, device):
+    """Starts the peak anew, so that compiling does not count."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return
     try:
         with open("/proc/self/clear_refs", "w") as refs:
             refs.write("5")
-    except OSError:
+    except OSError:  # not allowed everywhere
         pass
 
 
 def profile(torch, step, batch):
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+    with torch.profiler.profile() as profiler:
         for _ in range(3):
             step(*batch)
-    print(profiler.key_averages().table(sort_by="self_cpu_time_total", row_limit=30,
+    on = batch[0].device.type
+    print(profiler.key_averages().table(sort_by=f"self_{on}_time_total", row_limit=30,
                                         max_name_column_width=60))
 
 
@@ -130,13 +142,14 @@ def main():
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     size = peer_model.SIZES[arguments.size]
-    if arguments.mode == "transformers":
-        model = peer_model.TransformersLlama(size, arguments.length)
-    else:
-        model = peer_model.CausalLM(arguments.arch, size, arguments.length)
+    with torch.device(arguments.device):
+        if arguments.mode == "transformers":
+            model = peer_model.TransformersLlama(size, arguments.length)
+        else:
+            model = peer_model.CausalLM(arguments.arch, size, arguments.length)
+        text = torch.randint(size.vocab, (arguments.batch, arguments.length + 1))
     if arguments.precision == "bf16-pure":
         model = model.bfloat16()
-    text = torch.randint(size.vocab, (arguments.batch, arguments.length + 1))
     batch = (text[:, :-1].contiguous(), text[:, 1:].contiguous())
     step = make_step(torch, arguments, model)
 
@@ -144,7 +157,7 @@ def main():
     timed(step, batch, arguments.warmup - 1)
     if arguments.profile:
         return profile(torch, step, batch)
-    forget_peak_rss()
+    forget_peak(torch, arguments.device)
     if arguments.serve:
         print(json.dumps({"ready": True}), flush=True)
         seconds, loss_last = serve(step, batch)
@@ -154,6 +167,7 @@ def main():
         "contender": arguments.mode,
         "arch": arguments.arch,
         "size": arguments.size,
+        "device": arguments.device,
         "precision": arguments.precision,
         "batch": arguments.batch,
         "length": arguments.length,
@@ -161,7 +175,7 @@ def main():
         "parameters": sum(p.numel() for p in model.parameters()),
         "tokens_per_s": arguments.batch * arguments.length / statistics.median(seconds),
         "step_seconds": seconds,
-        "peak_rss_mib": peak_rss_mib(),
+        "peak_memory_mib": peak_memory_mib(torch, arguments.device),
         "loss_first": loss_first,
         "loss_last": loss_last,
         "versions": {"torch": torch.__version__, "python": sys.version.split()[0]},

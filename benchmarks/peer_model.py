@@ -24,6 +24,8 @@ SIZES = {
     "60m": Size(512, 8, 8, 1376, 128),
     "130m": Size(768, 12, 12, 2048, 256),
     "350m": Size(1024, 24, 16, 2736, 256),
+    "1b": Size(2048, 24, 32, 5461, 448),
+    "7b": Size(4096, 32, 32, 11008, 1024),
 }
 
 
@@ -129,8 +131,8 @@ class CausalLM(nn.Module):
 
     def forward(self, tokens, targets):
         x = self.embedding(tokens)
-        if torch.is_autocast_enabled("cpu"):
-            x = x.to(torch.get_autocast_dtype("cpu"))  # keeps the residual stream in bf16
+        if torch.is_autocast_enabled(x.device.type):
+            x = x.to(torch.get_autocast_dtype(x.device.type))  # keeps the residual stream in bf16
         cos, sin = self.cos.to(x.dtype), self.sin.to(x.dtype)
         below = (None,) * 7
         for block in self.blocks:

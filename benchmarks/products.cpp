@@ -1,6 +1,6 @@
-// Every different matrix product of a training step by crnet's own kernels, in bf16 and fp32, and
-// by LibTorch's mm in fp32: in turn within one process, medians over the rounds, as a Markdown
-// table. Which of the two a step takes is up to ops/product.h.
+// Every different matrix product of a training step by crnet's own kernels and by LibTorch's mm, in
+// fp32 and bf16 (where the processor has instructions for it): in turn within one process, medians
+// over the rounds, as a Markdown table. Which of the two a step takes is up to ops/product.h.
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -11,9 +11,11 @@
 #include <vector>
 
 #include "crnet/core/error.h"
+#include "crnet/core/format.h"
 #include "crnet/train/device.h"
 #include "crnet/train/run_config.h"
 #include "ops/cpu_product.h"
+#include "ops/product.h"
 #include "train/step_products.h"
 #include "train/timing.h"
 
@@ -35,11 +37,43 @@ Tensor matrix(int64_t rows, int64_t columns, bool transposed) {
   return transposed ? torch::randn({columns, rows}).t() : torch::randn({rows, columns});
 }
 
+using Rates = std::vector<double>;  // GFLOP/s, one a round
+
+std::string ratio(const Rates& own, const Rates& libtorch) {
+  Rates ratios;
+  for (size_t i = 0; i < own.size(); ++i) ratios.push_back(own[i] / libtorch[i]);
+  const auto [least, most] = std::minmax_element(ratios.begin(), ratios.end());
+  return crnet::format("%.2f [%.2f–%.2f]", median(ratios), *least, *most);
+}
+
+// In one dtype: a cell of the table for crnet's rate, LibTorch's, and the ratio.
+struct Pair {
+  Pair(const MatrixProduct& p, torch::ScalarType dtype)
+      : left(matrix(p.rows, p.inner, p.left_transposed).to(dtype)),
+        right(matrix(p.inner, p.columns, p.right_transposed).to(dtype)),
+        out(torch::empty({p.rows, p.columns}, dtype)),
+        has_twin(!crnet::is_slow_in_libtorch(torch::kCPU, dtype)) {}
+
+  void run(const std::function<double(const std::function<void()>&)>& gflops, bool counts) {
+    const double a = has_twin ? gflops([&] { at::mm_out(out, left, right); }) : 0;
+    const double b = gflops([&] { crnet::cpu::multiply(out, left, right, {}, 0); });
+    if (!counts) return;
+    libtorch.push_back(a);
+    own.push_back(b);
+  }
+  [[nodiscard]] std::string cells() const {
+    if (!has_twin) return crnet::format("%.0f | – | –", median(own));
+    return crnet::format("%.0f | %.0f | %s", median(own), median(libtorch),
+                         ratio(own, libtorch).c_str());
+  }
+
+  Tensor left, right, out;
+  bool has_twin;
+  Rates own, libtorch;
+};
+
 void compare(const MatrixProduct& p, int64_t count) {
-  const Tensor left = matrix(p.rows, p.inner, p.left_transposed);
-  const Tensor right = matrix(p.inner, p.columns, p.right_transposed);
-  const Tensor left_bf16 = left.to(torch::kBFloat16), right_bf16 = right.to(torch::kBFloat16);
-  Tensor out = torch::empty({p.rows, p.columns}), out_bf16 = out.to(torch::kBFloat16);
+  Pair fp32(p, torch::kFloat32), bf16(p, torch::kBFloat16);
   const int64_t calls = std::max<int64_t>(1, static_cast<int64_t>(kFlopsOfARound / p.flops()));
   const auto gflops = [&](const std::function<void()>& f) {
     const auto begin = std::chrono::steady_clock::now();
@@ -47,23 +81,15 @@ void compare(const MatrixProduct& p, int64_t count) {
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
     return static_cast<double>(calls) * p.flops() / seconds.count() * 1e-9;
   };
-  std::vector<double> own, own_bf16, libtorch, ratios;
   for (int round = -kWarmUp; round < kRounds; ++round) {
-    const double a = gflops([&] { at::mm_out(out, left, right); });
-    const double b = gflops([&] { crnet::cpu::multiply(out, left, right, {}, 0); });
-    const double c = gflops([&] { crnet::cpu::multiply(out_bf16, left_bf16, right_bf16, {}, 0); });
-    if (round < 0) continue;
-    libtorch.push_back(a);
-    own.push_back(b);
-    own_bf16.push_back(c);
-    ratios.push_back(b / a);
+    fp32.run(gflops, round >= 0);
+    bf16.run(gflops, round >= 0);
   }
-  const auto [least, most] = std::minmax_element(ratios.begin(), ratios.end());
-  std::printf("| %ld | %ld × %ld%s · %ld × %ld%s | %.0f | %.0f | %.0f | %.2f [%.2f–%.2f] |\n",
-              static_cast<long>(count), static_cast<long>(p.rows), static_cast<long>(p.inner),
-              p.left_transposed ? " ᵀ" : "", static_cast<long>(p.inner),
-              static_cast<long>(p.columns), p.right_transposed ? " ᵀ" : "", median(own_bf16),
-              median(own), median(libtorch), median(ratios), *least, *most);
+  std::printf("| %ld | %ld × %ld%s · %ld × %ld%s | %s | %s |\n", static_cast<long>(count),
+              static_cast<long>(p.rows), static_cast<long>(p.inner), p.left_transposed ? " ᵀ" : "",
+              static_cast<long>(p.inner), static_cast<long>(p.columns),
+              p.right_transposed ? " ᵀ" : "", fp32.cells().c_str(), bf16.cells().c_str());
+  std::fflush(stdout);
 }
 
 void compare_all(const std::string& file) {
@@ -74,8 +100,8 @@ void compare_all(const std::string& file) {
   std::printf("%s; %s, %ld × %ld tokens; GFLOP/s, median of %d; ᵀ: lies the other way round\n\n",
               crnet::describe(crnet::select_runtime(cpu)).c_str(), file.c_str(),
               static_cast<long>(kBatch), static_cast<long>(kLength), kRounds);
-  std::printf("| times | product | bf16 | fp32 | LibTorch's fp32 | fp32 / LibTorch's |\n");
-  std::printf("|---|---|---|---|---|---|\n");
+  std::printf("| times | product | fp32 | LibTorch's | ratio | bf16 | LibTorch's | ratio |\n");
+  std::printf("|---|---|---|---|---|---|---|---|\n");
   while (!rest.empty()) {
     const MatrixProduct product = rest.front();
     const auto others =

@@ -3,19 +3,28 @@
 # and the machine's own PyTorch, runs the tests that a GPU concerns, trains briefly on the GPU and
 # on the CPU, compares, and times training steps. Needs no network and no root.
 #
-# Usage: scripts/gpu_check.sh [STAGE_DIR]
-#   STAGE_DIR  what `scripts/setup.sh --stage STAGE_DIR` made elsewhere (default: stage; without
-#              one, the system's own packages)
+# Usage: scripts/gpu_check.sh [--python SIZE] [STAGE_DIR]
+#   --python SIZE  in place of tests and operators, sets training steps of that size (350m, 1b or
+#                  7b) beside PyTorch from Python, CR-Net beside LLaMA, and a step beside its floor
+#   STAGE_DIR      what `scripts/setup.sh --stage STAGE_DIR` made elsewhere (default: stage; without
+#                  one, the system's own packages)
 #
 # Needs a GPU of 40 GB or more, CMake, Ninja, a C++ compiler, nvcc, and Python 3 with PyTorch built
 # for CUDA (CRNET_PYTHON names the interpreter; default python3). Builds in build-gpu. Leaves
-# gpu_report.md, gpu_logs.tar.gz (all output) and trace.json.gz (three training steps) in $OUT, or
-# in build-gpu where OUT is not set.
+# gpu_report.md (gpu_python_SIZE.md), gpu_logs.tar.gz (all output) and trace.json.gz (three training
+# steps) in $OUT, or in build-gpu where OUT is not set.
 # Exit status: 0 all well, 1 a part failed, 3 there is no GPU.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
+python_size=
+if [[ ${1:-} == --python ]]; then
+  python_size=${2:-}
+  [[ $python_size =~ ^(350m|1b|7b)$ ]] ||
+    die "[--python] expected 350m, 1b or 7b, got '$python_size'"
+  shift 2
+fi
 case ${1:-} in
   --help | -h) print_usage "$0" && exit ;;
   -*) die "unknown option $1; see --help" ;;
@@ -29,7 +38,7 @@ stage=$(realpath -m "${1:-$CRNET_ROOT/stage}")
 readonly BUILD=$CRNET_ROOT/build-gpu
 RESULTS=$(realpath -m "${OUT:-$BUILD}")
 readonly RESULTS
-readonly REPORT=$RESULTS/gpu_report.md
+readonly REPORT=$RESULTS/gpu_${python_size:+python_}${python_size:-report}.md
 readonly PYTHON=${CRNET_PYTHON:-python3}
 readonly DEADLINE=520  # seconds from the start
 # Greatest relative difference between the losses of the first fp32 steps on the GPU and on the CPU.
@@ -161,10 +170,40 @@ bench_recompute() {
     --size "$size" --rounds 3 "$@"
 }
 
-check() {
+configure_and_build() {
   configure || return 1
   report "- CUDA kernels: $(cached "$BUILD" CRNET_CUDA_KERNELS)"
   part build 260 cmake --build "$BUILD" || return 1
+}
+
+# compare_python NAME SECONDS ARCHS PEERS SIZE BATCH
+compare_python() {
+  part "$1" "$2" "$PYTHON" benchmarks/compare_train_step.py --device cuda --precisions bf16 \
+    --ours "$BUILD/benchmarks/crnet_bench_train_step_cuda" --archs "$3" --peers "$4" \
+    --size "$5" --batch "$6" --length 1024 --rounds 7 --steps-per-turn 3 --warmup 4
+}
+
+# All contenders of a call are in the GPU's memory at once. LLaMA 7B alone would fill it.
+compare_with_python() {
+  local size=$1 batch=16 peers=eager,compile,graphs llama_peers=compile,graphs
+  case $size in
+    1b) batch=8 peers=eager,compile llama_peers=compile ;;
+    7b) batch=2 peers=compile llama_peers= ;;
+  esac
+  if [[ $llama_peers ]] && "$PYTHON" -c 'import transformers' 2>/dev/null; then
+    llama_peers+=,transformers
+  fi
+  compare_python "$size-crnet" 200 crnet "$peers" "$size" "$batch" || true
+  if [[ $llama_peers ]]; then
+    compare_python "$size-llama" 200 llama "$llama_peers" "$size" "$batch" || true
+    compare_python "$size-method" 60 crnet,llama '' "$size" "$batch" || true
+  fi
+  part "$size-floor" 60 "$BUILD/crnet" bench "configs/models/crnet-$size.yaml" --floor --rounds 5 \
+    --set train.device=cuda --set train.precision=bf16 --set data.sequence_length=2048 \
+    --set "train.micro_batch=$((batch > 8 ? 8 : batch))" || true
+}
+
+check() {
   # Names the device and its rates; an error where LibTorch can use none.
   part device 40 "$BUILD/crnet" plan configs/models/crnet-1b.yaml --set train.device=cuda || true
   report "  ($(sed -n 's/^Recomputation, on //p' "$BUILD/device.log"))"
@@ -212,9 +251,15 @@ write_comparison() {
 
 torch=$(find_torch_of_python) || die "[torch] expected PyTorch in $PYTHON, found none"
 write_head
-check || true
-write_comparison || failed+=(comparison)
-for name in operators recompute-1b recompute-7b; do
+if configure_and_build; then
+  if [[ $python_size ]]; then
+    compare_with_python "$python_size"
+  else
+    check || true
+    write_comparison || failed+=(comparison)
+  fi
+fi
+for name in operators recompute-1b recompute-7b {350m,1b,7b}-{crnet,llama,method}; do
   if ! has_failed "$name" && [[ -s $BUILD/$name.log ]]; then
     report '' "## $name" '' "$(cat "$BUILD/$name.log")" ''
   fi
@@ -226,7 +271,7 @@ if [[ -f $BUILD/test.log ]]; then
 fi
 for name in "${failed[@]}"; do show_log "$name" 40; done
 for name in floor-crnet-1b floor-llama-1b floor-crnet-1b-no-cudnn floor-crnet-350m \
-  floor-crnet-350m-graphs generate; do
+  floor-crnet-350m-graphs {350m,1b,7b}-floor generate; do
   if ! has_failed "$name"; then show_log "$name" 20; fi
 done
 report '' "Took $SECONDS s."

@@ -15,10 +15,11 @@ RandomTraining::RandomTraining(const RunConfig& config, const Runtime& runtime,
   plan_.clip_norm = config.optimizer.clip_norm;
 }
 
-void RandomTraining::step() {
-  train_step(
+StepResult RandomTraining::step() {
+  const StepResult result = train_step(
       state_.pass, [&] { return batch_; }, state_.optimizer, group_, *state_.parallel, plan_);
   plan_.number += 1;
+  return result;
 }
 
 }  // namespace crnet

@@ -15,7 +15,7 @@ class RandomTraining {
  public:
   RandomTraining(const RunConfig& config, const Runtime& runtime, const RecomputePlan& plan);
   /// Forward and backward pass, clipping, AdamW.
-  void step();
+  StepResult step();
 
  private:
   Group group_;
