@@ -94,7 +94,8 @@ void compare(const MatrixProduct& p, int64_t count) {
 
 void compare_all(const std::string& file) {
   const auto model = crnet::load_run_config(file).config.model;
-  auto rest = crnet::list_step_products(model, kBatch, kLength, /*on_cpu=*/true).products;
+  auto rest =
+      crnet::list_step_products(model, kBatch, kLength, /*on_cpu=*/true, torch::kFloat32).products;
   crnet::TrainConfig cpu;
   cpu.device = crnet::DeviceChoice::kCpu;
   std::printf("%s; %s, %ld × %ld tokens; GFLOP/s, median of %d; ᵀ: lies the other way round\n\n",

@@ -226,7 +226,8 @@ MemoryCounts StepMemory::count() const {
   for (const auto& unit : state_.units) memory.gradients += taken(unit);
   const int64_t head_matrix = config_.vocab_size * config_.hidden_size;
   memory.head_gradient = kFp32 * head_matrix;
-  const int64_t rows = default_chunk_rows(tokens_, config_.vocab_size, shape_.on_cpu);
+  const int64_t rows = default_chunk_rows(tokens_, config_.vocab_size, shape_.on_cpu,
+                                          shape_.bf16 ? torch::kBFloat16 : torch::kFloat32);
   memory.logits_chunk = size_ * rows * config_.vocab_size;
   count_activations(memory);
 

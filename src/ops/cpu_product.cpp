@@ -26,6 +26,11 @@ constexpr int64_t kSlabColumns = 3 * kProductColumnUnit, kWidestSlab = 8 * kProd
 Tensor readable(const Tensor& t) {
   return t.stride(0) == 1 || t.stride(1) == 1 ? t : t.contiguous();
 }
+// Where columns do, they are whole units of the depth.
+Tensor readable_right(const Tensor& t, int64_t unit) {
+  const bool is_whole = t.size(0) % unit == 0 && t.stride(1) % unit == 0;
+  return t.stride(1) == 1 || is_whole ? readable(t) : t.contiguous();
+}
 
 // From element (row, column) on. Of a single row or column the other stride is not read.
 template <class T>
@@ -33,10 +38,11 @@ MatrixView<T> view(const Tensor& t, int64_t row, int64_t column) {
   return {const_data<T>(t) + row * t.stride(0) + column * t.stride(1), t.stride(0), t.stride(1)};
 }
 
-// Blocks of the depth of about one size.
-int64_t depth_step(int64_t K) {
-  const int64_t blocks = std::max<int64_t>(1, at::divup(K, kProductDepth));
-  return std::max<int64_t>(1, at::divup(K, blocks));
+// Blocks of the depth of about one size, of whole units.
+int64_t depth_step(int64_t K, int64_t unit) {
+  const int64_t units = at::divup(K, unit);
+  const int64_t blocks = std::max<int64_t>(1, at::divup(units, kProductDepth));
+  return std::max<int64_t>(1, at::divup(units, blocks)) * unit;
 }
 
 struct Range {
@@ -71,7 +77,7 @@ int64_t slab_columns(int64_t M, int64_t N, int64_t threads, bool packs_left) {
   if (!packs_left && N >= 8 * threads * kSlabColumns) return kSlabColumns;
   if (M > kProductRows || at::divup(N, kProductColumnUnit) < threads) return 0;
   const int64_t slabs = at::divup(N, kWidestSlab * threads) * threads;
-  return at::divup(at::divup(N, slabs), kProductColumnUnit) * kProductColumnUnit;
+  return at::divup(at::divup(N, slabs), kProductLanes) * kProductLanes;
 }
 
 // Counts up, and lets threads wait for a count.
@@ -94,9 +100,9 @@ class Counter {
 template <class T>
 class Product {
  public:
-  Product(Variant variant, const Tensor& out, const Tensor& left, const Tensor& right,
-          const Tensor& base, float factor)
-      : kernels_(product_kernels<T>(variant)),
+  Product(const ProductKernels<T>& kernels, const Tensor& out, const Tensor& left,
+          const Tensor& right, const Tensor& base, float factor)
+      : kernels_(kernels),
         out_(out),
         left_(left),
         right_(right),
@@ -105,12 +111,13 @@ class Product {
         M_(left.size(0)),
         K_(left.size(1)),
         N_(right.size(1)),
-        depth_(depth_step(K_)),
+        depth_(depth_step(K_, kernels.depth_unit)),
         blocks_(std::max<int64_t>(1, at::divup(K_, depth_))) {}  // one where K is 0
 
   void run() {
     const int64_t threads = at::get_num_threads();
-    const bool packs_left = sizeof(T) != sizeof(float) || left_.stride(1) != 1;
+    const bool packs_left =
+        (sizeof(T) != sizeof(float) && kernels_.depth_unit == 1) || left_.stride(1) != 1;
     const int64_t width = slab_columns(M_, N_, threads, packs_left);
     if (width > 0) {
       multiply_slabs(width);
@@ -210,7 +217,9 @@ class Product {
     for_each_task(num_rounds * (num_packs + num_pieces), kProductScratch, run_task);
   }
 
-  [[nodiscard]] bool needs_sums() const { return sizeof(T) != sizeof(float) && blocks_ > 1; }
+  // An fp32 result holds its sums itself.
+  [[nodiscard]] bool is_wide() const { return out_.scalar_type() == torch::kFloat32; }
+  [[nodiscard]] bool needs_sums() const { return !is_wide() && blocks_ > 1; }
   [[nodiscard]] int64_t depth_of(int64_t block) const {
     return std::min(depth_, K_ - block * depth_);
   }
@@ -232,29 +241,39 @@ class Product {
     task.first_column = part.columns.begin;
     task.columns = part.columns.end - part.columns.begin;
     task.panels = panels;
-    task.out = data<T>(out_) + row * out_.stride(0) + column;
-    task.out_row = out_.stride(0);
-    if (block == 0 && base_.defined()) {
-      task.base = const_data<T>(base_) + row * base_.stride(0) + column;
-      task.base_row = base_.stride(0);
-      task.factor = factor_;
+    add_to(task, block, row, column);
+    if (is_wide()) {
+      task.after = data<float>(out_) + row * out_.stride(0) + column;
+      task.after_row = out_.stride(0);
+      if (block > 0) task.before = task.after;
+      if (block > 0) task.before_row = task.after_row;
+    } else {
+      keep_sums(task, block, {sums.data + row * sums.row + part.columns.begin, sums.row});
+      task.out = data<T>(out_) + row * out_.stride(0) + column;
+      task.out_row = out_.stride(0);
     }
-    keep_sums(task, block, {sums.data + row * sums.row + part.columns.begin, sums.row});
     kernels_.multiply(task, scratch);
   }
 
-  // Between blocks of the depth: an fp32 result holds its sums itself.
+  // What the first block is added to.
+  void add_to(ProductTask<T>& task, int64_t block, int64_t row, int64_t column) const {
+    if (block > 0 || !base_.defined()) return;
+    const int64_t offset = row * base_.stride(0) + column;
+    if (base_.scalar_type() == left_.scalar_type()) {
+      task.base = const_data<T>(base_) + offset;
+      task.base_row = base_.stride(0);
+      task.factor = factor_;
+    } else {
+      task.before = const_data<float>(base_) + offset;
+      task.before_row = base_.stride(0);
+    }
+  }
+
   void keep_sums(ProductTask<T>& task, int64_t block, Sums sums) const {
     const bool is_first = block == 0, is_last = block + 1 == blocks_;
-    if constexpr (sizeof(T) == sizeof(float)) {
-      if (is_first) return;
-      task.before = task.out;
-      task.before_row = task.out_row;
-    } else {
-      if (!is_first) task.before = sums.data;
-      if (!is_last) task.after = sums.data;
-      task.before_row = task.after_row = sums.row;
-    }
+    if (!is_first) task.before = sums.data;
+    if (!is_last) task.after = sums.data;
+    if (!is_first || !is_last) task.before_row = task.after_row = sums.row;
   }
 
   const ProductKernels<T>& kernels_;
@@ -285,11 +304,14 @@ void multiply(Variant variant, const Tensor& out, const Tensor& left, const Tens
     out.copy_(rows);
     return;
   }
-  const Tensor left_rows = readable(left), right_rows = readable(right);
   const Tensor base_rows = base.defined() && base.stride(1) != 1 ? base.contiguous() : base;
   RECORD_USER_SCOPE("crnet::product");
-  with_element_type(out, [&](auto element) {
-    Product<decltype(element)>(variant, out, left_rows, right_rows, base_rows, factor).run();
+  with_element_type(left, [&](auto element) {
+    using T = decltype(element);
+    const ProductKernels<T>& kernels = product_kernels<T>(variant);
+    const Tensor left_rows = readable(left);
+    const Tensor right_rows = readable_right(right, kernels.depth_unit);
+    Product<T>(kernels, out, left_rows, right_rows, base_rows, factor).run();
   });
 }
 

@@ -12,8 +12,9 @@ bool takes_product(const torch::Tensor& left, const torch::Tensor& right);
 
 /// out = factor · base + left · right, with `base` undefined for none. left [M, K], right [K, N],
 /// base and out [M, N], of any strides; base may be out, which shares no memory with the factors.
-/// Sums are fp32, rounded once, and in an order that depends on K alone, so the number of threads
-/// does not change a bit.
+/// Of one dtype; or out, and base with a factor of 1, are fp32 for bf16 factors. Sums are fp32,
+/// rounded once, and in an order that depends on K alone, so the number of threads does not change
+/// a bit.
 void multiply(const torch::Tensor& out, const torch::Tensor& left, const torch::Tensor& right,
               const torch::Tensor& base, float factor);
 /// The same by the kernels of one variant.

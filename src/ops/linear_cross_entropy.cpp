@@ -16,10 +16,10 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-// On a CPU a chunk is a good part of a step's memory, 64 MiB in fp32; half of it cost 6 % of a step
-// (60M). A GPU adds each chunk's [V, C] gradient to the sum, 8 bytes a number in bf16: at 4 TB/s
-// as long as its product of 600 rows takes at 600 TFLOP/s. By count; not measured.
-constexpr int64_t kCpuChunkLogits = 16 << 20, kGpuChunkLogits = 128 << 20;
+// On a CPU a chunk is a good part of a step's memory; half of it cost 4 to 6 % of a step (60M). A
+// GPU adds each chunk's [V, C] gradient to the sum, 8 bytes a number in bf16: at 4 TB/s as long as
+// its product of 600 rows takes at 600 TFLOP/s. By count; not measured.
+constexpr int64_t kCpuChunkBytes = 64 << 20, kGpuChunkBytes = 256 << 20;
 
 torch::ScalarType wide_type(const Tensor& t) {
   return torch::promote_types(t.scalar_type(), torch::kFloat32);
@@ -167,9 +167,10 @@ void check(const Tensor& hidden, const Tensor& weight, const Tensor& targets) {
 
 }  // namespace
 
-int64_t default_chunk_rows(int64_t rows, int64_t vocab, bool on_cpu) {
-  const int64_t logits = on_cpu ? kCpuChunkLogits : kGpuChunkLogits;
-  const int64_t by_size = std::max<int64_t>(64, logits / vocab / 64 * 64);
+int64_t default_chunk_rows(int64_t rows, int64_t vocab, bool on_cpu, torch::ScalarType dtype) {
+  const int64_t bytes = on_cpu ? kCpuChunkBytes : kGpuChunkBytes;
+  const int64_t row = vocab * static_cast<int64_t>(c10::elementSize(dtype));
+  const int64_t by_size = std::max<int64_t>(64, bytes / row / 64 * 64);
   return std::min(by_size, rows > 64 ? (rows + 1) / 2 : rows);
 }
 
@@ -177,7 +178,8 @@ Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Te
                             int64_t chunk_rows) {
   check(hidden, weight, targets);
   if (chunk_rows <= 0) {
-    chunk_rows = default_chunk_rows(hidden.size(0), weight.size(0), hidden.device().is_cpu());
+    chunk_rows =
+        default_chunk_rows(hidden.size(0), weight.size(0), hidden.is_cpu(), hidden.scalar_type());
   }
   const bool trains =
       torch::GradMode::is_enabled() && (hidden.requires_grad() || weight.requires_grad());

@@ -11,32 +11,48 @@ namespace {
 
 using torch::Tensor;
 
-// Where own kernels multiply. Not by measuring: a run must go on with the bits that it began with.
-bool is_x86_without_avx512() {
+bool is_x86() {
 #if defined(__x86_64__)
-  return !cpu::supports(cpu::Variant::kAvx512);
+  return true;
 #else
   return false;
 #endif
 }
 
-// In fp32 MKL is faster where the left factor has so few rows that packing the right one costs more
+bool has_avx512() {
+  return cpu::supports(cpu::Variant::kAvx512);
+}
+
+// Whether crnet's own kernels are faster than LibTorch (docs/performance.md). Not by measuring: a
+// run must go on with the bits that it began with.
+bool is_faster_itself(torch::ScalarType dtype) {
+  if (!is_x86() || !has_avx512()) return is_x86();
+  if (dtype == torch::kFloat32) return cpu::is_amd();
+  return cpu::supports(cpu::Variant::kAvx512Bf16) && !cpu::has_amx_bf16();
+}
+
+// LibTorch is faster where the left factor has so few rows that packing the right one costs more
 // than multiplying.
 bool is_own(const Tensor& left, const Tensor& right) {
+  static const bool fp32 = is_faster_itself(torch::kFloat32);
+  static const bool bf16 = is_faster_itself(torch::kBFloat16);
   constexpr int64_t kFewRows = 64;
-  return is_x86_without_avx512() && cpu::takes_product(left, right) &&
-         (left.scalar_type() == torch::kBFloat16 || left.size(0) >= kFewRows);
+  const auto dtype = left.scalar_type();
+  return (dtype == torch::kBFloat16 ? bf16 : fp32) && cpu::takes_product(left, right) &&
+         (left.size(0) >= kFewRows || is_slow_in_libtorch(left.device(), dtype));
 }
 
 void check(const Tensor& left, const Tensor& right, const Tensor& out) {
+  const auto dtype = left.scalar_type();
   const bool fits = left.dim() == 2 && right.dim() == 2 && out.dim() == 2 &&
                     left.size(1) == right.size(0) && left.size(0) == out.size(0) &&
-                    right.size(1) == out.size(1) && left.scalar_type() == out.scalar_type();
+                    right.size(1) == out.size(1) && right.scalar_type() == dtype &&
+                    (out.scalar_type() == dtype || out.scalar_type() == torch::kFloat32);
   if (fits) return;
   std::ostringstream text;
-  text << "[product] expected [M, K] times [K, N] with [M, N] of one dtype, got " << left.sizes()
-       << ", " << right.sizes() << " and " << out.sizes() << " of " << left.scalar_type() << " and "
-       << out.scalar_type();
+  text << "[product] expected [M, K] times [K, N] of one dtype with [M, N] of that or fp32, got "
+       << left.sizes() << ", " << right.sizes() << " and " << out.sizes() << " of " << dtype << ", "
+       << right.scalar_type() << " and " << out.scalar_type();
   throw Error(text.str());
 }
 
@@ -58,7 +74,7 @@ void add_by_rows(Tensor& total, const Tensor& part) {
 }  // namespace
 
 bool is_slow_in_libtorch(torch::Device device, torch::ScalarType dtype) {
-  return device.is_cpu() && dtype == torch::kBFloat16 && is_x86_without_avx512();
+  return device.is_cpu() && dtype == torch::kBFloat16 && is_x86() && !has_avx512();
 }
 
 Tensor as_matrix(const Tensor& t) {
@@ -74,28 +90,31 @@ Tensor product_of(const Tensor& left, const Tensor& right) {
 
 Tensor product_as(torch::ScalarType dtype, const Tensor& left, const Tensor& right) {
   if (is_widened(dtype, left)) return at::mm(left, right, dtype);
-  return product_of(left, right).to(dtype);
+  if (dtype != torch::kFloat32 || !is_own(left, right)) return product_of(left, right).to(dtype);
+  Tensor out = torch::empty({left.size(0), right.size(1)}, left.options().dtype(dtype));
+  store_product(out, left, right);
+  return out;
 }
 
 void store_product(Tensor& out, const Tensor& left, const Tensor& right) {
-  if (!is_own(left, right)) {
-    at::mm_out(out, left, right);
-  } else {
-    check(left, right, out);
+  check(left, right, out);
+  if (is_own(left, right)) {
     cpu::multiply(out, left, right, {}, 0);
+  } else {
+    at::mm_out(out, left, right);
   }
 }
 
 void add_product(Tensor& sum, const Tensor& left, const Tensor& right) {
   if (is_widened(sum.scalar_type(), left)) {
     at::addmm_out(sum, sum, left, right, sum.scalar_type());
-  } else if (sum.scalar_type() != left.scalar_type()) {
-    add_by_rows(sum, product_of(left, right));
-  } else if (!is_own(left, right)) {
-    sum.addmm_(left, right);
-  } else {
+  } else if (is_own(left, right) && sum.scalar_type() != torch::kFloat64) {
     check(left, right, sum);
     cpu::multiply(sum, left, right, sum, 1);
+  } else if (sum.scalar_type() != left.scalar_type()) {
+    add_by_rows(sum, product_of(left, right));
+  } else {
+    sum.addmm_(left, right);
   }
 }
 

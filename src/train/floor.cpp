@@ -134,8 +134,9 @@ FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded, const FloorOpti
   const torch::Device device = report.runtime.device;
   const RecomputePlan plan = find_plan(loaded, report.runtime, {}, std::nullopt, std::nullopt).plan;
   report.recompute = describe(plan);
-  const StepProducts unavoidable = list_step_products(config.model, config.train.micro_batch,
-                                                      config.data.sequence_length, device.is_cpu());
+  const StepProducts unavoidable =
+      list_step_products(config.model, config.train.micro_batch, config.data.sequence_length,
+                         device.is_cpu(), report.runtime.compute_dtype);
   report.num_products = static_cast<int64_t>(unavoidable.products.size());
   report.num_attentions = static_cast<int64_t>(unavoidable.attentions.size());
   report.flops = unavoidable.flops();

@@ -48,8 +48,8 @@ Products gradient_products(const MatrixProduct& y) {
 }
 
 // Gradients are made chunk by chunk, in the forward pass.
-Products head_products(const ModelConfig& config, int64_t N, bool on_cpu) {
-  const int64_t V = config.vocab_size, chunk = default_chunk_rows(N, V, on_cpu);
+Products head_products(const ModelConfig& config, int64_t N, bool on_cpu, torch::ScalarType dtype) {
+  const int64_t V = config.vocab_size, chunk = default_chunk_rows(N, V, on_cpu, dtype);
   Products all;
   for (int64_t begin = 0; begin < N; begin += chunk) {
     const MatrixProduct logits{std::min(chunk, N - begin), config.hidden_size, V, false, true};
@@ -78,7 +78,7 @@ double StepProducts::flops() const {
 }
 
 StepProducts list_step_products(const ModelConfig& config, int64_t batch, int64_t sequence_length,
-                                bool on_cpu) {
+                                bool on_cpu, torch::ScalarType dtype) {
   using enum Projection;
   const int64_t N = batch * sequence_length;
   const std::vector<Projections> of_one_input = {{kQ, kK, kV}, {kO}, {kGate, kUp}, {kDown}};
@@ -90,7 +90,7 @@ StepProducts list_step_products(const ModelConfig& config, int64_t batch, int64_
     step.attentions.push_back({batch, sequence_length, config.num_heads, config.head_size()});
   }
   const Products forward = step.products;
-  append(step.products, head_products(config, N, on_cpu));
+  append(step.products, head_products(config, N, on_cpu, dtype));
   for (auto y = forward.rbegin(); y != forward.rend(); ++y) {
     append(step.products, gradient_products(*y));
   }

@@ -4,6 +4,8 @@
 // rank, V vocabulary.
 #pragma once
 
+#include <torch/types.h>
+
 #include <cstdint>
 #include <vector>
 
@@ -37,6 +39,7 @@ struct StepProducts {
   [[nodiscard]] double flops() const;
 };
 [[nodiscard]] StepProducts list_step_products(const ModelConfig& config, int64_t batch,
-                                              int64_t sequence_length, bool on_cpu);
+                                              int64_t sequence_length, bool on_cpu,
+                                              torch::ScalarType dtype);
 
 }  // namespace crnet

@@ -277,7 +277,7 @@ TEST_P(AttentionVariant, MatchesPlain) {
 
 INSTANTIATE_TEST_SUITE_P(Cpu, AttentionVariant,
                          ::testing::Values(cpu::Variant::kBaseline, cpu::Variant::kAvx2,
-                                           cpu::Variant::kAvx512));
+                                           cpu::Variant::kAvx512, cpu::Variant::kAvx512Bf16));
 
 }  // namespace
 }  // namespace crnet

@@ -248,11 +248,13 @@ TEST_F(LinearCrossEntropyTest, GradientsMatchFiniteDifferences) {
 
 TEST_F(LinearCrossEntropyTest, ChunksHaveABound) {
   constexpr int64_t kMany = 1 << 20, kVocab = 32000;
-  EXPECT_EQ(default_chunk_rows(kMany, kVocab, /*on_cpu=*/true), (16 << 20) / kVocab / 64 * 64);
-  EXPECT_EQ(default_chunk_rows(kMany, kVocab, /*on_cpu=*/false), (128 << 20) / kVocab / 64 * 64);
-  EXPECT_EQ(default_chunk_rows(1001, kVocab, /*on_cpu=*/false), 501);  // never all of them
-  EXPECT_EQ(default_chunk_rows(50, kVocab, /*on_cpu=*/true), 50);      // but of a few
-  EXPECT_EQ(default_chunk_rows(kMany, 1 << 30, /*on_cpu=*/true), 64);
+  constexpr auto& chunk = default_chunk_rows;
+  EXPECT_EQ(chunk(kMany, kVocab, /*on_cpu=*/true, torch::kFloat32), (16 << 20) / kVocab / 64 * 64);
+  EXPECT_EQ(chunk(kMany, kVocab, true, torch::kBFloat16), (32 << 20) / kVocab / 64 * 64);
+  EXPECT_EQ(chunk(kMany, kVocab, false, torch::kBFloat16), (128 << 20) / kVocab / 64 * 64);
+  EXPECT_EQ(chunk(1001, kVocab, false, torch::kBFloat16), 501);  // never all of them
+  EXPECT_EQ(chunk(50, kVocab, true, torch::kFloat32), 50);       // but of a few
+  EXPECT_EQ(chunk(kMany, 1 << 30, true, torch::kFloat32), 64);
 }
 
 TEST_F(LinearCrossEntropyTest, MatchesPlainOverDtypesChunksAndOddSizes) {

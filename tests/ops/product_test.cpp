@@ -95,7 +95,7 @@ TEST_P(ProductVariant, IsThatOfFp64) {
   for (const auto& [M, K, N] :
        {Sizes{1, 1, 1}, Sizes{5, 1100, 7}, Sizes{13, 9, 577}, Sizes{150, 513, 25},
         Sizes{24, 512, 48}, Sizes{3, 520, 1160}, Sizes{301, 2, 100}, Sizes{2, 0, 3},
-        Sizes{150, 4200, 600}, Sizes{3, 600, 2400}, Sizes{300, 1100, 2400}}) {
+        Sizes{150, 4200, 600}, Sizes{3, 600, 2400}, Sizes{300, 1100, 2400}, Sizes{60, 2301, 130}}) {
     for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
       for (const auto& [left, right] : factors(M, K, N, dtype)) {
         const Tensor exact = at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64));
@@ -105,6 +105,12 @@ TEST_P(ProductVariant, IsThatOfFp64) {
         Tensor sum = torch::full({M, N}, 0.5, dtype);
         cpu::multiply(GetParam(), sum, left, right, sum, 2);
         EXPECT_TRUE(is_rounded_once(sum, exact + 1, K)) << M << " x " << K << " x " << N;
+        if (dtype == torch::kFloat32) continue;
+        Tensor wide = torch::full({M, N}, NAN);
+        cpu::multiply(GetParam(), wide, left, right, {}, 0);
+        EXPECT_TRUE(is_rounded_once(wide, exact, K)) << M << " x " << K << " x " << N;
+        cpu::multiply(GetParam(), wide, left, right, wide, 1);
+        EXPECT_TRUE(is_rounded_once(wide, 2 * exact, K)) << M << " x " << K << " x " << N;
       }
     }
   }
@@ -170,7 +176,7 @@ TEST_P(ProductVariant, KeepsNaNAndInfinity) {
 
 INSTANTIATE_TEST_SUITE_P(Cpu, ProductVariant,
                          ::testing::Values(cpu::Variant::kBaseline, cpu::Variant::kAvx2,
-                                           cpu::Variant::kAvx512));
+                                           cpu::Variant::kAvx512, cpu::Variant::kAvx512Bf16));
 
 }  // namespace
 }  // namespace crnet

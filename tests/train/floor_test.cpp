@@ -35,7 +35,8 @@ void expect_flops_of_a_training_step(const ModelConfig& config, const std::strin
   const int64_t batch = 3, length = 17;
   const double counted =
       static_cast<double>(batch * length) * count_flops(config, length).training();
-  EXPECT_DOUBLE_EQ(list_step_products(config, batch, length, /*on_cpu=*/true).flops(), counted)
+  EXPECT_DOUBLE_EQ(
+      list_step_products(config, batch, length, /*on_cpu=*/true, torch::kFloat32).flops(), counted)
       << what;
 }
 
@@ -60,7 +61,7 @@ TEST(StepProducts, HaveTheFlopsOfATrainingStep) {
 TEST(StepProducts, AreThreeOfAFullRankProjectionAndSixOfALowRankOne) {
   ModelConfig config = small_model(Architecture::kCRNet);
   config.num_layers = 2;
-  const auto step = list_step_products(config, 1, 8, /*on_cpu=*/true);
+  const auto step = list_step_products(config, 1, 8, /*on_cpu=*/true, torch::kFloat32);
   EXPECT_EQ(step.products.size(), 7u * 3 + 7u * 6 + 3u);
   EXPECT_EQ(step.attentions.size(), 2u);
 }
@@ -82,7 +83,7 @@ TEST(StepProducts, AreThoseThatAStepReallyMakes) {
     Profiler profiler(torch::kCPU);
     model->loss(tokens, tokens).backward();
     for (const auto& range : profiler.stop()) calls[range.name] += 1;
-    const auto step = list_step_products(config, batch, 8, /*on_cpu=*/true);
+    const auto step = list_step_products(config, batch, 8, /*on_cpu=*/true, torch::kFloat32);
     // Those of the head's weight add up; the low-rank ones add (X A) B to c Y.
     EXPECT_EQ(calls["aten::mm"] + calls["aten::addmm_"] + calls["crnet::product"],
               static_cast<int>(step.products.size()));
@@ -92,7 +93,7 @@ TEST(StepProducts, AreThoseThatAStepReallyMakes) {
 TEST(StepProducts, FactorsOfOneInputAreOneMatrix) {
   ModelConfig config = small_model(Architecture::kCRNet);
   config.num_layers = 2;
-  const auto step = list_step_products(config, 1, 64, /*on_cpu=*/true);
+  const auto step = list_step_products(config, 1, 64, /*on_cpu=*/true, torch::kFloat32);
   EXPECT_EQ(step.products.size(), 7u * 3 + (4u + 7u) * 3 + 3u);
   const int64_t r = config.low_rank(1, Projection::kQ);
   EXPECT_EQ(sizes_of(step.products[7]), (std::vector<int64_t>{64, 32, 3 * r, 0, 0}));
@@ -101,7 +102,8 @@ TEST(StepProducts, FactorsOfOneInputAreOneMatrix) {
 TEST(StepProducts, HeadComesInChunksOfTokens) {
   ModelConfig config = small_model(Architecture::kLlama);
   config.num_layers = 1;
-  const auto step = list_step_products(config, 1, 100, /*on_cpu=*/true);  // 50 and 50 tokens
+  const auto step =
+      list_step_products(config, 1, 100, /*on_cpu=*/true, torch::kFloat32);  // 50 and 50 tokens
   EXPECT_EQ(step.products.size(), 7u * 3 + 2u * 3);
   EXPECT_EQ(sizes_of(step.products[7]), (std::vector<int64_t>{50, 32, 500, 0, 1}));
   EXPECT_EQ(sizes_of(step.products[8]), (std::vector<int64_t>{50, 500, 32, 0, 0}));

@@ -19,9 +19,9 @@ inline constexpr int64_t kIgnoredTarget = -100;
 torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,
                                    const torch::Tensor& targets, int64_t chunk_rows = 0);
 
-/// The chunk that linear_cross_entropy picks: at most 16 M logits on a CPU, 128 M on a GPU, and
-/// never all rows where there are more than a few.
-int64_t default_chunk_rows(int64_t rows, int64_t vocab, bool on_cpu);
+/// The chunk that linear_cross_entropy picks: at most 64 MiB of logits in `dtype` on a CPU, 256 MiB
+/// on a GPU, and never all rows where there are more than a few.
+int64_t default_chunk_rows(int64_t rows, int64_t vocab, bool on_cpu, torch::ScalarType dtype);
 
 namespace plain {
 torch::Tensor linear_cross_entropy(const torch::Tensor& hidden, const torch::Tensor& weight,

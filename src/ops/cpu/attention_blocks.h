@@ -40,9 +40,9 @@ inline void score(const BlockPair& pair, const float* x, const float* panels, fl
   for (int64_t column = 0; column < pair.keys; column += kTileColumns) {
     for_each_tile(pair.rows, [&](int64_t row, int64_t rows) {
       if (column >= pair.seen(row + rows - 1)) return;
-      multiply_rows<Left::kRows, Into::kOverwrite>(
+      multiply_rows<Left::kRows>(
           rows, x + row * pair.padded, pair.padded, panels + column * pair.size, pair.size,
-          scores + row * pair.weight_stride + column, pair.weight_stride);
+          Overwrite{scores + row * pair.weight_stride + column, pair.weight_stride});
     });
   }
 }
@@ -52,9 +52,9 @@ inline void add_product(const BlockPair& pair, const float* weights, const float
                         float* y) {
   for (int64_t d = 0; d < pair.padded; d += kTileColumns) {
     for_each_tile(pair.rows, [&](int64_t row, int64_t rows) {
-      multiply_rows<Left::kRows, Into::kAdd>(
-          rows, weights + row * pair.weight_stride, pair.weight_stride, panels + d * pair.keys,
-          pair.seen(row + rows - 1), y + row * pair.padded + d, pair.padded);
+      multiply_rows<Left::kRows>(rows, weights + row * pair.weight_stride, pair.weight_stride,
+                                 panels + d * pair.keys, pair.seen(row + rows - 1),
+                                 AddTo{y + row * pair.padded + d, pair.padded});
     });
   }
 }
@@ -65,10 +65,9 @@ inline void add_transposed_product(const BlockPair& pair, const float* weights, 
   for (int64_t d = 0; d < pair.padded; d += kTileColumns) {
     for_each_tile(pair.keys, [&](int64_t key, int64_t keys) {
       const int64_t row = smaller(pair.rows, pair.first_row(key));
-      multiply_rows<Left::kColumns, Into::kAdd>(
-          keys, weights + row * pair.weight_stride + key, pair.weight_stride,
-          panels + d * pair.rows + row * kTileColumns, pair.rows - row, y + key * pair.padded + d,
-          pair.padded);
+      multiply_rows<Left::kColumns>(keys, weights + row * pair.weight_stride + key,
+                                    pair.weight_stride, panels + d * pair.rows + row * kTileColumns,
+                                    pair.rows - row, AddTo{y + key * pair.padded + d, pair.padded});
     });
   }
 }

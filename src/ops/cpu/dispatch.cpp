@@ -1,3 +1,10 @@
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include <algorithm>
+#include <initializer_list>
+
 #include "ops/cpu/attention_kernels.h"
 #include "ops/cpu/kernels.h"
 #include "ops/cpu/product_kernels.h"
@@ -17,24 +24,41 @@ CRNET_DECLARE_VARIANT(baseline)
 #if defined(__x86_64__)
 CRNET_DECLARE_VARIANT(avx2)
 CRNET_DECLARE_VARIANT(avx512)
-#define CRNET_PICK(variant, name) pick(variant, baseline::name, avx2::name, avx512::name)
+CRNET_DECLARE_VARIANT(avx512_bf16)
+#define CRNET_PICK(variant, name) \
+  pick(variant, {&baseline::name, &avx2::name, &avx512::name, &avx512_bf16::name})
 #else
-#define CRNET_PICK(variant, name) pick(variant, baseline::name, baseline::name, baseline::name)
+#define CRNET_PICK(variant, name) pick(variant, {&baseline::name})
 #endif
 #undef CRNET_DECLARE_VARIANT
 
 namespace {
 
-Variant find_best_variant() {
-  if (supports(Variant::kAvx512)) return Variant::kAvx512;
-  return supports(Variant::kAvx2) ? Variant::kAvx2 : Variant::kBaseline;
+// cpuid's leaf 7, as it is where leaf and subleaf exist, else zeros.
+struct Features {
+  unsigned eax = 0, edx = 0;
+};
+Features features([[maybe_unused]] unsigned subleaf) {
+  Features found;
+#if defined(__x86_64__)
+  unsigned ebx = 0, ecx = 0;
+  __get_cpuid_count(7, subleaf, &found.eax, &ebx, &ecx, &found.edx);
+#endif
+  return found;
 }
 
+Variant find_best_variant() {
+  using enum Variant;
+  for (const Variant variant : {kAvx512Bf16, kAvx512, kAvx2}) {
+    if (supports(variant)) return variant;
+  }
+  return kBaseline;
+}
+
+// By the order of Variant.
 template <class Table>
-const Table& pick(Variant variant, const Table& baseline_set, const Table& avx2_set,
-                  const Table& avx512_set) {
-  if (variant == Variant::kAvx512) return avx512_set;
-  return variant == Variant::kAvx2 ? avx2_set : baseline_set;
+const Table& pick(Variant variant, std::initializer_list<const Table*> sets) {
+  return **(sets.begin() + std::min(static_cast<size_t>(variant), sets.size() - 1));
 }
 
 }  // namespace
@@ -46,6 +70,10 @@ Variant best_variant() {
 
 bool supports(Variant variant) {
 #if defined(__x86_64__)
+  if (variant == Variant::kAvx512Bf16) {
+    constexpr unsigned kAvx512Bf16Bit = 1U << 5;
+    return supports(Variant::kAvx512) && (features(1).eax & kAvx512Bf16Bit) != 0;
+  }
   if (variant == Variant::kAvx512) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -55,6 +83,19 @@ bool supports(Variant variant) {
   }
 #endif
   return variant == Variant::kBaseline;
+}
+
+bool is_amd() {
+#if defined(__x86_64__)
+  return __builtin_cpu_is("amd");
+#else
+  return false;
+#endif
+}
+
+bool has_amx_bf16() {
+  constexpr unsigned kAmxBf16Bit = 1U << 22;
+  return (features(0).edx & kAmxBf16Bit) != 0;
 }
 
 template <>

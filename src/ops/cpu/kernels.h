@@ -43,12 +43,15 @@ struct Kernels {
   void (*subtract_and_divide)(const T* y, T* product, float c, int64_t count);
 };
 
-enum class Variant { kBaseline, kAvx2, kAvx512 };
+enum class Variant { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
 
 /// Whether this build and this processor have it.
 bool supports(Variant variant);
 /// The best that this processor supports.
 Variant best_variant();
+/// Whether this is an x86 processor of AMD's; whether it is one with AMX for bf16.
+bool is_amd();
+bool has_amx_bf16();
 
 /// The kernels for the best instruction set of this processor.
 template <class T>

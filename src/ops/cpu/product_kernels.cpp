@@ -3,6 +3,8 @@
 // kernels.cpp is.
 #include "ops/cpu/product_kernels.h"
 
+#include <type_traits>
+
 #include "ops/cpu/pack.h"
 
 namespace crnet::cpu::CRNET_CPU_VARIANT {
@@ -16,11 +18,35 @@ constexpr int kGroup = kTileSums;
 // two: else they would meet in few sets of the cache.
 constexpr int64_t kLine = 16;
 
-inline int64_t panel_stride(int64_t depth) {
-  return kPanelColumns * depth + kLine;
+// How the numbers of T are multiplied, and how many as one.
+template <class T>
+struct TermsOf {
+  using Type = Numbers;
+  static constexpr int64_t kDepth = 1;
+};
+#if defined(__AVX512BF16__)
+template <>
+struct TermsOf<bfloat16> {
+  using Type = Pairs;
+  static constexpr int64_t kDepth = 2;
+};
+#endif
+template <class T>
+constexpr bool kInPairs = TermsOf<T>::kDepth == 2;
+// Whether factors of T can be read where they are.
+template <class T>
+constexpr bool kIsAsPacked = sizeof(T) == sizeof(float) || kInPairs<T>;
+
+// What `depth` takes in a panel's columns or a group's rows.
+template <class T>
+constexpr int64_t steps_of(int64_t depth) {
+  return (depth + TermsOf<T>::kDepth - 1) / TermsOf<T>::kDepth;
 }
-inline int64_t group_stride(int64_t depth) {
-  return kGroup * depth + kLine;
+inline int64_t panel_stride(int64_t steps) {
+  return kPanelColumns * steps + kLine;
+}
+inline int64_t group_stride(int64_t steps) {
+  return kGroup * steps + kLine;
 }
 static_assert(kProductRows * kProductDepth + kProductRows / kGroup * kLine <= kProductScratch);
 // Pieces begin where groups and panels do, so how they are split does not change a bit.
@@ -29,7 +55,25 @@ static_assert(kProductColumnUnit % kPanelColumns == 0 && kProductColumns % kProd
 
 // Rows ahead that are fetched where a matrix is read across: processors do not see them coming.
 constexpr int64_t kAhead = 8;
-using Four = VectorOf<float, 4>::Type;
+
+// Two vectors of widened bf16 numbers as pairs.
+template <class V>
+inline V pair_up(V first, V second) {
+  using Bits = typename VectorOf<uint32_t, sizeof(V) / sizeof(float)>::Type;
+  return reinterpret_cast<V>(reinterpret_cast<Bits>(second) | reinterpret_cast<Bits>(first) >> 16);
+}
+
+// Step k of a matrix whose depth lies across: the numbers, or pairs, of `row` and what is `across`
+// of it; zeros behind `count`.
+template <class V, class T>
+inline V load_step(const T* row, int64_t across, bool has_second, int64_t count) {
+  const V first = load_part<V>(row, count);
+  if constexpr (kInPairs<T>) {
+    return pair_up(first, has_second ? load_part<V>(row + across, count) : V{});
+  } else {
+    return first;
+  }
+}
 
 template <class T>
 void fetch(const T* from, int64_t count) {
@@ -45,34 +89,45 @@ int64_t num_panels(int64_t columns) {
   return (columns + kPanelColumns - 1) / kPanelColumns;
 }
 
+template <class T>
 int64_t panels_size(int64_t depth, int64_t columns) {
-  return num_panels(columns) * panel_stride(depth);
+  return num_panels(columns) * panel_stride(steps_of<T>(depth));
 }
 
 // Row by row, as the matrix lies in memory.
 template <class T>
 void pack_rows(const PackTask<T>& task, int64_t begin, int64_t end) {
-  for (int64_t k = begin; k < end; ++k) {
+  constexpr int64_t kDepth = TermsOf<T>::kDepth;
+  const int64_t stride = panel_stride(steps_of<T>(task.depth));
+  for (int64_t step = begin; step < end; ++step) {
+    const int64_t k = step * kDepth;
     const T* const row = task.right.data + k * task.right.row;
-    if (k + kAhead < end) fetch(row + kAhead * task.right.row, task.columns);
+    for (int64_t i = kAhead; i < kAhead + kDepth && k + i < task.depth; ++i) {
+      fetch(row + i * task.right.row, task.columns);
+    }
     for (int64_t column = 0; column < task.columns; column += kPanelColumns) {
       const int64_t width = panel_width(column, task.columns);
-      float* const to = task.panels + column / kPanelColumns * panel_stride(task.depth) + k * width;
+      float* const to = task.panels + column / kPanelColumns * stride + step * width;
       for (int64_t j = 0; j < width; j += kLanes) {
-        store_vector(to + j, load_part<Vector>(row + column + j, task.columns - column - j));
+        store_vector(to + j, load_step<Vector>(row + column + j, task.right.row, k + 1 < task.depth,
+                                               task.columns - column - j));
       }
     }
   }
 }
 
-// The matrix lies column by column.
+// The matrix lies column by column. Pairs lie there as they are, and are moved like numbers.
 template <class T>
 void pack_columns(const PackTask<T>& task, int64_t begin, int64_t end) {
+  constexpr int64_t kDepth = TermsOf<T>::kDepth;
+  using Element = std::conditional_t<kInPairs<T>, float, T>;
+  const int64_t steps = steps_of<T>(task.depth), stride = task.right.column / kDepth;
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t column = panel * kPanelColumns, width = panel_width(column, task.columns);
-    pack_transposed_panel(task.right.data + column * task.right.column, task.right.column,
-                          task.columns - column, task.depth, width,
-                          task.panels + panel * panel_stride(task.depth));
+    const auto* const from =
+        reinterpret_cast<const Element*>(task.right.data + column * task.right.column);
+    pack_transposed_panel(from, stride, task.columns - column, steps, width,
+                          task.panels + panel * panel_stride(steps));
   }
 }
 
@@ -80,7 +135,8 @@ template <class T>
 void pack_piece(const PackTask<T>& task, int64_t piece, int64_t pieces) {
   if (task.depth == 0) return;
   if (task.right.column == 1) {
-    return pack_rows(task, task.depth * piece / pieces, task.depth * (piece + 1) / pieces);
+    const int64_t steps = steps_of<T>(task.depth);
+    return pack_rows(task, steps * piece / pieces, steps * (piece + 1) / pieces);
   }
   const int64_t panels = num_panels(task.columns);
   pack_columns(task, panels * piece / pieces, panels * (piece + 1) / pieces);
@@ -105,7 +161,10 @@ template <class T>
 class LeftRows {
  public:
   LeftRows(const ProductTask<T>& task, float* scratch)
-      : task_(task), scratch_(scratch), num_in_place_(count_in_place()) {
+      : task_(task),
+        scratch_(scratch),
+        steps_(steps_of<T>(task.depth)),
+        num_in_place_(count_in_place()) {
     if (task.left.column != 1) {
       pack_columns();
     } else {
@@ -114,69 +173,112 @@ class LeftRows {
   }
 
   [[nodiscard]] Group at(int64_t row) const {
-    if constexpr (sizeof(T) == sizeof(float)) {
-      if (row < num_in_place_) {
-        return {task_.left.data + row * task_.left.row, task_.left.row, Left::kRows};
-      }
+    if (row < num_in_place_) {
+      return {reinterpret_cast<const float*>(task_.left.data + row * task_.left.row),
+              task_.left.row / kDepth, Left::kRows};
     }
     if (task_.left.column != 1) return {packed(row), kGroup, Left::kColumns};
-    return {packed(row), task_.depth, Left::kRows};
+    return {packed(row), steps_, Left::kRows};
   }
 
  private:
+  static constexpr int64_t kDepth = TermsOf<T>::kDepth;
+
   [[nodiscard]] float* packed(int64_t row) const {
-    return scratch_ + row / kGroup * group_stride(task_.depth);
+    return scratch_ + row / kGroup * group_stride(steps_);
   }
 
-  // Whole groups of fp32 rows. Rows that lie apart by whole pages meet in few sets of the cache.
+  // Whole groups of rows, of whole pairs. Rows that lie apart by whole pages meet in few sets of
+  // the cache.
   [[nodiscard]] int64_t count_in_place() const {
-    constexpr int64_t kPage = 1024;
-    if (sizeof(T) != sizeof(float) || task_.left.column != 1) return 0;
+    constexpr int64_t kPage = 4096 / sizeof(T);
+    if (!kIsAsPacked<T> || task_.left.column != 1) return 0;
+    if (task_.depth % kDepth != 0 || task_.left.row % kDepth != 0) return 0;
     return task_.left.row % kPage == 0 ? 0 : task_.rows / kGroup * kGroup;
   }
 
-  // As groups [depth, kGroup], padded with zeros.
+  // As groups [steps, kGroup], padded with zeros.
   void pack_columns() {
-    const int64_t whole = task_.rows / kGroup * kGroup;
-    for (int64_t k = 0; k < task_.depth; ++k) {
+    constexpr int kWidth = kGroup % 8 == 0 ? 8 : 4;
+    using V = typename VectorOf<float, kWidth>::Type;
+    for (int64_t step = 0; step < steps_; ++step) {
+      const int64_t k = step * kDepth;
       const T* const from = task_.left.data + k * task_.left.column;
-      if (k + kAhead < task_.depth) fetch(from + kAhead * task_.left.column, task_.rows);
-      float* to = scratch_ + k * kGroup;
-      for (int64_t row = 0; row < whole; row += kGroup, to += group_stride(task_.depth)) {
-        for (int i = 0; i < kGroup; i += 4) store_vector(to + i, load_as<Four>(from + row + i));
+      for (int64_t i = kAhead; i < kAhead + kDepth && k + i < task_.depth; ++i) {
+        fetch(from + i * task_.left.column, task_.rows);
       }
-      for (int64_t i = whole; i < round_up(task_.rows, kGroup); ++i) {
-        to[i - whole] = i < task_.rows ? load(from + i) : 0.0f;
+      float* to = scratch_ + step * kGroup;
+      for (int64_t row = 0; row < task_.rows; row += kGroup, to += group_stride(steps_)) {
+        for (int i = 0; i < kGroup; i += kWidth) {
+          store_vector(to + i, load_step<V>(from + row + i, task_.left.column, k + 1 < task_.depth,
+                                            task_.rows - row - i));
+        }
       }
     }
   }
 
-  // One group [kGroup, depth]. The last row stands in the place of those behind it.
+  // One group [kGroup, steps]. The last row stands in the place of those behind it.
   void pack_rows(int64_t row) {
     for (int64_t i = 0; i < kGroup; ++i) {
       const T* const from = task_.left.data + smaller(row + i, task_.rows - 1) * task_.left.row;
-      copy_row(from, task_.depth, packed(row) + i * task_.depth);
+      float* const to = packed(row) + i * steps_;
+      if constexpr (kInPairs<T>) {
+        if (task_.depth % kDepth != 0) to[steps_ - 1] = 0;
+        memcpy(to, from, task_.depth * sizeof(T));
+      } else {
+        copy_row(from, task_.depth, to);
+      }
     }
   }
 
   const ProductTask<T>& task_;
   float* scratch_;
-  int64_t num_in_place_;
+  int64_t steps_, num_in_place_;
 };
 
-// c [kGroup, kVectors · kLanes] (+)= a group of rows times a panel
-template <int kVectors, Into kInto>
-void multiply_group(const Group& group, const float* panel, int64_t depth, float* c,
-                    int64_t c_stride) {
+// Adds what a sum is added to and lets it go to its place, from (row, column) of the task on.
+template <class T, class Out>
+struct Finish {
+  Out* out;
+  int64_t out_row;
+  const float* before;
+  int64_t before_row;
+  const T* base;
+  int64_t base_row;
+  float factor;
+
+  Finish(const ProductTask<T>& task, Out* to, int64_t to_row, int64_t row, int64_t column)
+      : out(to + row * to_row + column),
+        out_row(to_row),
+        before(task.before == nullptr ? nullptr : task.before + row * task.before_row + column),
+        before_row(task.before_row),
+        base(task.base == nullptr ? nullptr : task.base + row * task.base_row + column),
+        base_row(task.base_row),
+        factor(task.factor) {}
+
+  void put(int64_t i, int64_t j, Vector sum) const {
+    if (before != nullptr) {
+      sum += load_as<Vector>(before + i * before_row + j);
+    } else if (base != nullptr) {
+      sum += factor * load_as<Vector>(base + i * base_row + j);
+    }
+    store_vector(out + i * out_row + j, sum);
+  }
+};
+
+// The tiles of a group that have some of its `rows`, times a panel; make_sink(row) is where the
+// tile goes that begins with that row.
+template <class Terms, int kVectors, class MakeSink>
+void multiply_group(const Group& group, int64_t rows, const float* panel, int64_t steps,
+                    MakeSink&& make_sink) {
   constexpr int kRows = kGroup / kVectors;
-  for (int row = 0; row < kGroup; row += kRows) {
+  for (int64_t row = 0; row < rows; row += kRows) {
     if (group.layout == Left::kRows) {
-      multiply_tile<kRows, kVectors, Left::kRows, kInto>(group.data + row * group.stride,
-                                                         group.stride, panel, depth,
-                                                         c + row * c_stride, c_stride);
+      multiply_tile<kRows, kVectors, Left::kRows, Terms>(
+          group.data + row * group.stride, group.stride, panel, steps, make_sink(row));
     } else {
-      multiply_tile<kRows, kVectors, Left::kColumns, kInto>(group.data + row, group.stride, panel,
-                                                            depth, c + row * c_stride, c_stride);
+      multiply_tile<kRows, kVectors, Left::kColumns, Terms>(group.data + row, group.stride, panel,
+                                                            steps, make_sink(row));
     }
   }
 }
@@ -218,11 +320,13 @@ void fetch_rows(const T* from, int64_t stride, int64_t rows, int64_t columns) {
 // One group of rows times one panel.
 template <int kVectors, class T>
 void multiply_panel(const ProductTask<T>& task, const Group& group, int64_t row, int64_t column) {
+  using Terms = typename TermsOf<T>::Type;
   constexpr int64_t kWidth = kVectors * kLanes;
+  const int64_t steps = steps_of<T>(task.depth);
   const int64_t rows = smaller(kGroup, task.rows - row);
   const int64_t count = smaller(kWidth, task.columns - column);
   const float* const panel =
-      task.panels + (task.first_column + column) / kPanelColumns * panel_stride(task.depth);
+      task.panels + (task.first_column + column) / kPanelColumns * panel_stride(steps);
   if (task.after != nullptr) {
     fetch_rows(task.after + row * task.after_row + column, task.after_row, rows, count);
   } else {
@@ -231,20 +335,28 @@ void multiply_panel(const ProductTask<T>& task, const Group& group, int64_t row,
   if (task.before == nullptr && task.base != nullptr) {
     fetch_rows(task.base + row * task.base_row + column, task.base_row, rows, count);
   }
-  if constexpr (sizeof(T) == sizeof(float)) {
-    const bool is_whole = rows == kGroup && count == kWidth;
-    float* const out = task.out + row * task.out_row + column;
-    if (is_whole && task.before == nullptr && task.base == nullptr) {
-      return multiply_group<kVectors, Into::kOverwrite>(group, panel, task.depth, out,
-                                                        task.out_row);
-    }
-    if (is_whole && task.before == task.out) {
-      return multiply_group<kVectors, Into::kAdd>(group, panel, task.depth, out, task.out_row);
-    }
+  float* const after = task.after + row * task.after_row + column;  // null is never read
+  const auto multiply_into = [&](auto&& make_sink) {
+    multiply_group<Terms, kVectors>(group, kGroup, panel, steps, make_sink);
+  };
+  if (rows < kGroup || count < kWidth) {
+    alignas(64) float sums[kGroup * kWidth];
+    multiply_group<Terms, kVectors>(group, rows, panel, steps, [&](int64_t i) {
+      return Overwrite{sums + i * kWidth, kWidth};
+    });
+    for (int64_t i = 0; i < rows; ++i) finish_row(task, row + i, column, count, sums + i * kWidth);
+  } else if (task.after == nullptr) {
+    multiply_into(
+        [&](int64_t i) { return Finish<T, T>(task, task.out, task.out_row, row + i, column); });
+  } else if (task.before == nullptr && task.base == nullptr) {
+    multiply_into([&](int64_t i) { return Overwrite{after + i * task.after_row, task.after_row}; });
+  } else if (task.before == task.after) {
+    multiply_into([&](int64_t i) { return AddTo{after + i * task.after_row, task.after_row}; });
+  } else {
+    multiply_into([&](int64_t i) {
+      return Finish<T, float>(task, task.after, task.after_row, row + i, column);
+    });
   }
-  alignas(64) float sums[kGroup * kWidth];
-  multiply_group<kVectors, Into::kOverwrite>(group, panel, task.depth, sums, kWidth);
-  for (int64_t i = 0; i < rows; ++i) finish_row(task, row + i, column, count, sums + i * kWidth);
 }
 
 template <class T>
@@ -269,7 +381,8 @@ void multiply(const ProductTask<T>& task, float* scratch) {
 }
 
 template <class T>
-constexpr ProductKernels<T> kTable = {panels_size, pack_piece<T>, multiply<T>};
+constexpr ProductKernels<T> kTable = {TermsOf<T>::kDepth, panels_size<T>, pack_piece<T>,
+                                      multiply<T>};
 
 }  // namespace
 

@@ -13,14 +13,16 @@ struct MatrixView {
   int64_t row = 0, column = 0;
 };
 
-/// The most rows, depth and columns that one call takes.
+/// The most rows, depth (in ProductKernels::depth_unit) and columns that one call takes.
 constexpr int64_t kProductRows = 144, kProductDepth = 512, kProductColumns = 576;
-/// Where pieces of the rows, and of the columns, of one product may begin: at multiples of these.
+/// Where pieces of the rows, and of columns that share panels, may begin: at multiples of these.
 constexpr int64_t kProductRowUnit = 24, kProductColumnUnit = 48;
+/// The vectors of columns are of 16 numbers at most.
+constexpr int64_t kProductLanes = 16;
 /// Numbers that one call works with.
 constexpr int64_t kProductScratch = kProductRows * (kProductDepth + 2);
 
-/// The right factor [depth, columns], widened and laid out as panels of columns.
+/// The right factor [depth, columns], laid out as panels of columns: widened, or as pairs.
 template <class T>
 struct PackTask {
   MatrixView<T> right;
@@ -41,7 +43,7 @@ struct ProductTask {
   const T* base = nullptr;
   int64_t base_row = 0;
   float factor = 1;
-  /// Where the sum goes: in fp32 for a later depth, or rounded into the result.
+  /// Where the sum goes: in fp32, or rounded into the result.
   float* after = nullptr;
   int64_t after_row = 0;
   T* out = nullptr;
@@ -51,6 +53,10 @@ struct ProductTask {
 /// The order of every sum depends on nothing but the depth.
 template <class T>
 struct ProductKernels {
+  /// How many numbers of the depth are multiplied as one: bf16 numbers in pairs where there are
+  /// instructions for it. A depth that is cut is cut at multiples. Of a right factor that lies
+  /// column by column depth and stride have to be multiples.
+  int64_t depth_unit;
   /// How many numbers the panels take.
   int64_t (*panels_size)(int64_t depth, int64_t columns);
   /// Piece `piece` of `pieces` of the packing.

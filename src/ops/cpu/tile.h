@@ -18,13 +18,42 @@ constexpr int kTileVectors = 2, kTileColumns = kTileVectors * kLanes;
 constexpr int kTileRows = kTileSums / kTileVectors;
 
 enum class Left { kRows, kColumns };  // how the left factor lies: a[i, k] or a[k, i]
-enum class Into { kOverwrite, kAdd };
 
-// c [kRows, kVectors · kLanes] (+)= a · b over `depth`; b is a panel. Unrolled, so that the sums
-// stay in registers, and never inlined: with a caller's variables beside them, some would not.
-template <int kRows, int kVectors, Left kLeft, Into kInto>
+// Where a tile's sums go: put(i, j, sum) takes the vector that begins at row i, column j.
+struct Overwrite {
+  float* c;
+  int64_t stride;
+  void put(int64_t i, int64_t j, Vector sum) const { store_vector(c + i * stride + j, sum); }
+};
+struct AddTo {
+  float* c;
+  int64_t stride;
+  void put(int64_t i, int64_t j, Vector sum) const {
+    float* const to = c + i * stride + j;
+    store_vector(to, load_as<Vector>(to) + sum);
+  }
+};
+
+// What a product adds up: fp32 numbers, or pairs of bf16 numbers that follow each other in depth
+// and lie in the place of one fp32 number.
+struct Numbers {
+  static Vector add(Vector sum, float left, Vector right) { return sum + left * right; }
+};
+#if defined(__AVX512BF16__)
+struct Pairs {
+  static Vector add(Vector sum, float left, Vector right) {
+    return reinterpret_cast<Vector>(_mm512_dpbf16_ps(
+        reinterpret_cast<__m512>(sum), reinterpret_cast<__m512bh>(_mm512_set1_ps(left)),
+        reinterpret_cast<__m512bh>(right)));
+  }
+};
+#endif
+
+// a · b [kRows, kVectors · kLanes] over `depth`; b is a panel. Unrolled, so that the sums stay in
+// registers, and never inlined: with a caller's variables beside them, some would not.
+template <int kRows, int kVectors, Left kLeft, class Terms = Numbers, class Sink>
 [[gnu::noinline]] void multiply_tile(const float* a, int64_t a_stride, const float* b,
-                                     int64_t depth, float* c, int64_t c_stride) {
+                                     int64_t depth, Sink sink) {
   Vector sums[kRows][kVectors];
 #pragma GCC unroll 24
   for (int i = 0; i < kRows; ++i) {
@@ -40,31 +69,28 @@ template <int kRows, int kVectors, Left kLeft, Into kInto>
     }
 #pragma GCC unroll 24
     for (int i = 0; i < kRows; ++i) {
-      const float left = kLeft == Left::kRows ? a[i * a_stride + k] : a[k * a_stride + i];
+      const float left = *(kLeft == Left::kRows ? a + i * a_stride + k : a + k * a_stride + i);
 #pragma GCC unroll 3
-      for (int v = 0; v < kVectors; ++v) sums[i][v] += left * right[v];
+      for (int v = 0; v < kVectors; ++v) sums[i][v] = Terms::add(sums[i][v], left, right[v]);
     }
   }
 #pragma GCC unroll 24
   for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 3
-    for (int v = 0; v < kVectors; ++v) {
-      float* const to = c + i * c_stride + v * kLanes;
-      store_vector(to, kInto == Into::kAdd ? load_as<Vector>(to) + sums[i][v] : sums[i][v]);
-    }
+    for (int v = 0; v < kVectors; ++v) sink.put(i, v * kLanes, sums[i][v]);
   }
 }
 
 // Attention's tile, of any number of rows up to kTileRows.
-template <Left kLeft, Into kInto, int kRows = kTileRows>
+template <Left kLeft, int kRows = kTileRows, class Sink>
 inline void multiply_rows(int64_t rows, const float* a, int64_t a_stride, const float* b,
-                          int64_t depth, float* c, int64_t c_stride) {
+                          int64_t depth, Sink sink) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return multiply_rows<kLeft, kInto, kRows - 1>(rows, a, a_stride, b, depth, c, c_stride);
+      return multiply_rows<kLeft, kRows - 1>(rows, a, a_stride, b, depth, sink);
     }
   }
-  multiply_tile<kRows, kTileVectors, kLeft, kInto>(a, a_stride, b, depth, c, c_stride);
+  multiply_tile<kRows, kTileVectors, kLeft>(a, a_stride, b, depth, sink);
 }
 
 }  // namespace

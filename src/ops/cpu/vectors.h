@@ -1,6 +1,10 @@
 // Vectors of the widest kind that a variant has, and how they are loaded and stored.
 #pragma once
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 #include "ops/cpu/elements.h"
 
 namespace crnet::cpu::CRNET_CPU_VARIANT {
@@ -51,13 +55,17 @@ inline void store_vector(float* p, V v) {
   memcpy(p, &v, sizeof(v));
 }
 
-// As store() of one number.
+// As store() of one number; by the processor's own rounding numbers below 2^−126 are 0.
 inline void store_vector(bfloat16* p, Vector v) {
+#if defined(__AVX512BF16__)
+  const __m256bh halves = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
+#else
   using Bits = VectorOf<uint32_t, kLanes>::Type;
   const Bits bits = reinterpret_cast<Bits>(v);
   const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
   const Bits chosen = (bits & 0x7fffffffu) > 0x7f800000u ? Bits{} + 0x7fc0u : rounded;
   const auto halves = __builtin_convertvector(chosen, VectorOf<uint16_t, kLanes>::Type);
+#endif
   memcpy(p, &halves, sizeof(halves));
 }
 
