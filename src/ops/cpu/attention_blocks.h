@@ -20,6 +20,7 @@ struct BlockPair {
   int64_t query, rows, key, keys;
   int64_t size, padded;   // D, D̂
   int64_t weight_stride;  // of rows of scores and weights
+  float scale;            // 1 / √D, by which scores are multiplied as they are read
 
   // How many of these keys the query in `row` sees.
   [[nodiscard]] int64_t seen(int64_t row) const {
@@ -35,13 +36,16 @@ inline void for_each_tile(int64_t rows, F&& f) {
   for (int64_t row = 0; row < rows; row += kTileRows) f(row, smaller(kTileRows, rows - row));
 }
 
-// scores [rows, keys] = x [rows, D̂] · panels [keys / kTileColumns, D, kTileColumns]
-inline void score(const BlockPair& pair, const float* x, const float* panels, float* scores) {
+// scores [rows, keys] = x [rows, steps] · panels [keys / kTileColumns, steps, kTileColumns], where
+// D is as many numbers or pairs
+template <class Terms>
+void score(const BlockPair& pair, const float* x, int64_t x_row, int64_t steps, const float* panels,
+           float* scores) {
   for (int64_t column = 0; column < pair.keys; column += kTileColumns) {
     for_each_tile(pair.rows, [&](int64_t row, int64_t rows) {
       if (column >= pair.seen(row + rows - 1)) return;
-      multiply_rows<Left::kRows>(
-          rows, x + row * pair.padded, pair.padded, panels + column * pair.size, pair.size,
+      multiply_rows<Left::kRows, Terms>(
+          rows, x + row * x_row, x_row, panels + column * steps, steps,
           Overwrite{scores + row * pair.weight_stride + column, pair.weight_stride});
     });
   }
@@ -94,21 +98,23 @@ struct RowState {
 };
 
 // One row of scores becomes weights, zeros behind those that are seen.
-inline void soften_row(float* scores, int64_t seen, int64_t end, int64_t padded, RowState state) {
+inline void soften_row(float* scores, int64_t seen, int64_t end, const BlockPair& pair,
+                       RowState state) {
+  const float unit = pair.scale * kLog2E;
   for (int64_t j = seen; j < end; ++j) scores[j] = -INFINITY;
-  const float maximum = maximum_of(scores, end, *state.maximum), shift = maximum * kLog2E;
+  const float maximum = maximum_of(scores, end, *state.maximum), shift = maximum * unit;
   Vector sum = {};
   for (int64_t j = 0; j < end; j += kLanes) {
-    const Vector weight = exp2_fast(load_as<Vector>(scores + j) * kLog2E - shift);
+    const Vector weight = exp2_fast(load_as<Vector>(scores + j) * unit - shift);
     store_vector(scores + j, weight);
     sum += weight;
   }
   for (int64_t j = seen; j < end; ++j) scores[j] = 0;
-  const float factor = expf(*state.maximum - maximum);
+  const float factor = expf((*state.maximum - maximum) * pair.scale);
   *state.maximum = maximum;
   *state.sum = *state.sum * factor + sum_of(sum);
   if (factor == 1.0f) return;
-  for (int64_t d = 0; d < padded; ++d) state.y[d] *= factor;
+  for (int64_t d = 0; d < pair.padded; ++d) state.y[d] *= factor;
 }
 
 // Scores become weights; `state` is of the first row.
@@ -117,7 +123,7 @@ inline void soften(const BlockPair& pair, float* scores, RowState state) {
     const int64_t end = tile_end(pair, row, rows);
     if (end == 0) return;
     for (int64_t i = row; i < row + rows; ++i) {
-      soften_row(scores + i * pair.weight_stride, pair.seen(i), end, pair.padded,
+      soften_row(scores + i * pair.weight_stride, pair.seen(i), end, pair,
                  {state.maximum + i, state.sum + i, state.y + i * pair.padded});
     }
   });
@@ -133,9 +139,9 @@ inline void differentiate(const BlockPair& pair, float* scores, float* dp, const
     for (int64_t i = row; i < row + rows; ++i) {
       float* const p = scores + i * pair.weight_stride;
       float* const ds = dp + i * pair.weight_stride;
-      const float shift = log_sum_exp[i] * kLog2E, mean = delta[i];
+      const float shift = log_sum_exp[i] * kLog2E, mean = delta[i], unit = pair.scale * kLog2E;
       for (int64_t j = 0; j < end; j += kLanes) {
-        const Vector weight = exp2_fast(load_as<Vector>(p + j) * kLog2E - shift);
+        const Vector weight = exp2_fast(load_as<Vector>(p + j) * unit - shift);
         store_vector(p + j, weight);
         store_vector(ds + j, weight * (load_as<Vector>(ds + j) - mean));
       }

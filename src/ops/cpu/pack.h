@@ -16,15 +16,14 @@ inline int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-// x [rows, width] times `factor` as `wide` [rows, padded] and as panels of its columns
+// x [rows, width] as `wide` [rows, padded] and as panels of its columns
 // [padded / kTileColumns, rows, kTileColumns]; either may be null.
 template <class T>
-void pack(const T* x, int64_t stride, int64_t rows, int64_t width, float factor, float* wide,
-          float* panels) {
+void pack(const T* x, int64_t stride, int64_t rows, int64_t width, float* wide, float* panels) {
   const int64_t padded = round_up(width, kTileColumns);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t d = 0; d < padded; d += kLanes) {
-      const Vector v = load_part<Vector>(x + i * stride + d, width - d) * factor;
+      const Vector v = load_part<Vector>(x + i * stride + d, width - d);
       if (wide != nullptr) store_vector(wide + i * padded + d, v);
       if (panels != nullptr) {
         const int64_t panel = d / kTileColumns * rows * kTileColumns;

@@ -18,21 +18,6 @@ constexpr int kGroup = kTileSums;
 // two: else they would meet in few sets of the cache.
 constexpr int64_t kLine = 16;
 
-// How the numbers of T are multiplied, and how many as one.
-template <class T>
-struct TermsOf {
-  using Type = Numbers;
-  static constexpr int64_t kDepth = 1;
-};
-#if defined(__AVX512BF16__)
-template <>
-struct TermsOf<bfloat16> {
-  using Type = Pairs;
-  static constexpr int64_t kDepth = 2;
-};
-#endif
-template <class T>
-constexpr bool kInPairs = TermsOf<T>::kDepth == 2;
 // Whether factors of T can be read where they are.
 template <class T>
 constexpr bool kIsAsPacked = sizeof(T) == sizeof(float) || kInPairs<T>;

@@ -49,6 +49,22 @@ struct Pairs {
 };
 #endif
 
+// How the numbers of T are multiplied, and how many as one.
+template <class T>
+struct TermsOf {
+  using Type = Numbers;
+  static constexpr int64_t kDepth = 1;
+};
+#if defined(__AVX512BF16__)
+template <>
+struct TermsOf<bfloat16> {
+  using Type = Pairs;
+  static constexpr int64_t kDepth = 2;
+};
+#endif
+template <class T>
+constexpr bool kInPairs = TermsOf<T>::kDepth == 2;
+
 // a · b [kRows, kVectors · kLanes] over `depth`; b is a panel. Unrolled, so that the sums stay in
 // registers, and never inlined: with a caller's variables beside them, some would not.
 template <int kRows, int kVectors, Left kLeft, class Terms = Numbers, class Sink>
@@ -69,7 +85,9 @@ template <int kRows, int kVectors, Left kLeft, class Terms = Numbers, class Sink
     }
 #pragma GCC unroll 24
     for (int i = 0; i < kRows; ++i) {
-      const float left = *(kLeft == Left::kRows ? a + i * a_stride + k : a + k * a_stride + i);
+      float left;  // may be a pair, wherever that lies
+      memcpy(&left, kLeft == Left::kRows ? a + i * a_stride + k : a + k * a_stride + i,
+             sizeof left);
 #pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v) sums[i][v] = Terms::add(sums[i][v], left, right[v]);
     }
@@ -82,15 +100,15 @@ template <int kRows, int kVectors, Left kLeft, class Terms = Numbers, class Sink
 }
 
 // Attention's tile, of any number of rows up to kTileRows.
-template <Left kLeft, int kRows = kTileRows, class Sink>
+template <Left kLeft, class Terms = Numbers, int kRows = kTileRows, class Sink>
 inline void multiply_rows(int64_t rows, const float* a, int64_t a_stride, const float* b,
                           int64_t depth, Sink sink) {
   if constexpr (kRows > 1) {
     if (rows < kRows) {
-      return multiply_rows<kLeft, kRows - 1>(rows, a, a_stride, b, depth, sink);
+      return multiply_rows<kLeft, Terms, kRows - 1>(rows, a, a_stride, b, depth, sink);
     }
   }
-  multiply_tile<kRows, kTileVectors, kLeft>(a, a_stride, b, depth, sink);
+  multiply_tile<kRows, kTileVectors, kLeft, Terms>(a, a_stride, b, depth, sink);
 }
 
 }  // namespace
