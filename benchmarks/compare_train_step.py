@@ -9,6 +9,7 @@ in memory at once: --archs and --peers have to leave room.
 """
 
 import argparse
+import atexit
 import json
 import os
 import pathlib
@@ -61,6 +62,11 @@ class Contender:
             raise SystemExit(f"{name}: expected a program, got {command[0]}: {error.strerror}; "
                              "scripts/build.sh crnet_bench_train_step builds crnet's") from None
         print(f"{arch} {name}: starting", file=sys.stderr, flush=True)
+        atexit.register(self.process.kill)
+        self.is_ready = self.process.stdout.readline() != ""
+        if not self.is_ready:  # the others may still be compared
+            print(f"{arch} {name}: left out, ended with status {self.process.wait()}: "
+                  f"{shlex.join(command)}", file=sys.stderr, flush=True)
 
     def read(self):
         line = self.process.stdout.readline()
@@ -106,15 +112,13 @@ def measure(arguments, precision):
     cache = pathlib.Path.home() / ".cache" / "crnet" / f"inductor-{arguments.threads}-threads"
     environment = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "OMP_NUM_THREADS": str(arguments.threads),
                    **os.environ}
-    contenders = []
-    for arch in arguments.archs.split(","):
-        for name, command in commands(arguments, arch, precision):
-            contenders.append(Contender(arch, name, command, environment))
-            if arguments.device == "cpu":  # one after the other, for they compile on its cores
-                contenders[-1].read()
-    if arguments.device != "cpu":
-        for contender in contenders:
-            contender.read()
+    # One after the other: they compile, and torch.compile tries out what is fastest.
+    contenders = [Contender(arch, name, command, environment)
+                  for arch in arguments.archs.split(",")
+                  for name, command in commands(arguments, arch, precision)]
+    contenders = [contender for contender in contenders if contender.is_ready]
+    if not contenders:
+        raise SystemExit("expected a contender that starts, got none; see above")
     for turn in range(arguments.rounds):
         # Whoever follows a slow neighbour should not always be the same one.
         shift = turn % len(contenders)
@@ -134,6 +138,10 @@ def ratio(contender, others):
     return f"{statistics.median(ratios):.2f} [{min(ratios):.2f}–{max(ratios):.2f}]"
 
 
+def memory(mib):
+    return "–" if mib is None else f"{mib:,.0f}"
+
+
 def rows(arguments, precision, contenders):
     tokens = arguments.batch * arguments.length
     for contender in contenders:
@@ -145,7 +153,7 @@ def rows(arguments, precision, contenders):
             columns.append(ratio(contender, peers) if contender.name == "crnet" else "–")
         cells = [contender.arch, precision, contender.name,
                  f"{statistics.median(rates):,.0f} [{rates[0]:,.0f}–{rates[-1]:,.0f}]", *columns,
-                 f"{contender.result['peak_memory_mib']:,.0f}",
+                 memory(contender.result["peak_memory_mib"]),
                  f"{contender.result['loss_first']:.2f} → {contender.result['loss_last']:.2f}"]
         yield f"| {' | '.join(cells)} |"
 
@@ -168,14 +176,18 @@ def hardware(device):
     gpu = ""
     if device == "cuda":
         query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        gpu = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()[0] + "; "
-    return (f"{gpu}{names[0]}, {len(names)} cores, {gib:.0f} GiB, {platform.system()} "
-            f"{platform.machine()}")
+        try:
+            answer = subprocess.run(query, capture_output=True, text=True, check=True)
+            gpu = answer.stdout.splitlines()[0] + "; "
+        except (OSError, subprocess.CalledProcessError, IndexError):
+            raise SystemExit("--device cuda: expected a GPU, nvidia-smi shows none") from None
+    cpu = names[0] if names else platform.machine()
+    return f"{gpu}{cpu}, {os.cpu_count()} cores, {gib:.0f} GiB, {platform.system()}"
 
 
 def main():
     arguments = parse_arguments()
-    start = time.monotonic()
+    start, machine = time.monotonic(), hardware(arguments.device)
     lines, ratios, raw = [], [], []
     versions = {}
     for precision in arguments.precisions.split(","):
@@ -194,7 +206,7 @@ def main():
     print(f"Training step: {arguments.size}, batch {arguments.batch} × {arguments.length}, "
           f"{arguments.threads} threads, {arguments.rounds} rounds of {arguments.steps_per_turn} "
           f"steps after {arguments.warmup} of warm-up, {time.monotonic() - start:.0f} s in all.  \n"
-          f"{hardware(arguments.device)}; {named}.\n\n"
+          f"{machine}; {named}.\n\n"
           f"| {' | '.join(header)} |\n|{'---|' * len(header)}\n" + "\n".join(lines) + "\n")
     print("\n".join(ratios))
     if arguments.json:

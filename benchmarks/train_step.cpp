@@ -4,10 +4,10 @@
 //   crnet_bench_train_step --arch crnet --precision bf16 --steps 5
 //
 // With --serve it takes turns with others, step by step, under compare_train_step.py.
+#include <c10/core/CachingDeviceAllocator.h>
 #include <torch/version.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cxxopts.hpp>
 #include <fstream>
@@ -76,9 +76,8 @@ Arguments parse(int argc, char** argv) {
     if (!setting.starts_with("model.") && !setting.starts_with("recompute.") &&
         !setting.starts_with("train.cuda_graphs=")) {
       throw crnet::UsageError(
-          "--set: expected a key of model or recompute, or train.cuda_graphs, "
-          "got " +
-          setting + "; others have options of their own, see --help");
+          "--set: expected a key of model or recompute, or train.cuda_graphs, got " + setting +
+          "; others have options of their own, see --help");
     }
     arguments.settings.push_back(setting);
   }
@@ -123,22 +122,20 @@ struct Timing {
   double loss = 0;
 };
 
-Timing time_steps(RandomTraining& training, int64_t count) {
+Timing time_steps(torch::Device device, RandomTraining& training, int64_t count) {
   Timing timing;
   for (int64_t i = 0; i < count; ++i) {
-    const auto start = std::chrono::steady_clock::now();
-    timing.loss = training.step().loss;
-    timing.seconds.push_back(
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    const double ms = crnet::milliseconds(device, [&] { timing.loss = training.step().loss; });
+    timing.seconds.push_back(ms / 1000);
   }
   return timing;
 }
 
 /// Answers each line `N` on stdin with N timed steps as JSON, until the end of input.
-Timing serve(RandomTraining& training) {
+Timing serve(torch::Device device, RandomTraining& training) {
   Timing all;
   for (std::string line; std::getline(std::cin, line);) {
-    const Timing latest = time_steps(training, std::stoll(line));
+    const Timing latest = time_steps(device, training, std::stoll(line));
     std::cout << json{{"step_seconds", latest.seconds}, {"loss", latest.loss}} << std::endl;
     all.seconds.insert(all.seconds.end(), latest.seconds.begin(), latest.seconds.end());
     all.loss = latest.loss;
@@ -148,12 +145,17 @@ Timing serve(RandomTraining& training) {
 
 /// Starts the peak of memory anew. For resident memory not allowed everywhere.
 void forget_peak(torch::Device device) {
-  crnet::forget_measurement(device);
-  if (device.is_cpu()) std::ofstream("/proc/self/clear_refs") << "5";
+  if (device.is_cuda()) {
+    c10::getDeviceAllocator(torch::kCUDA)->resetPeakStats(device.index());
+  } else {
+    std::ofstream("/proc/self/clear_refs") << "5";
+  }
 }
 
-/// Of the device's allocator on CUDA, resident on the CPU.
-double peak_memory_mib(torch::Device device) {
+/// Of the device's allocator on CUDA, resident on the CPU. Null of what a CUDA graph replays: that
+/// allocates nothing.
+json peak_memory_mib(torch::Device device, bool is_replayed) {
+  if (is_replayed) return nullptr;
   if (device.is_cuda()) return static_cast<double>(crnet::peak_memory_bytes(device)) / (1 << 20);
   std::ifstream status("/proc/self/status");
   for (std::string line; std::getline(status, line);) {
@@ -169,10 +171,12 @@ json run(const Arguments& arguments) {
   RandomTraining training(config, runtime,
                           crnet::find_plan(loaded, runtime, {}, std::nullopt, std::nullopt).plan);
   const double loss_first = training.step().loss;
-  time_steps(training, arguments.warmup - 1);
-  forget_peak(runtime.device);
+  const torch::Device device = runtime.device;
+  time_steps(device, training, arguments.warmup - 1);
+  forget_peak(device);
   if (arguments.serve) std::cout << json{{"ready", true}} << std::endl;
-  const Timing timing = arguments.serve ? serve(training) : time_steps(training, arguments.steps);
+  const Timing timing =
+      arguments.serve ? serve(device, training) : time_steps(device, training, arguments.steps);
   return {
       {"contender", "crnet"},
       {"arch", arguments.config.empty() ? arguments.arch : arguments.config},
@@ -186,7 +190,7 @@ json run(const Arguments& arguments) {
       {"flops_per_token", crnet::count_flops(config.model, arguments.length).training()},
       {"tokens_per_s", static_cast<double>(config.micro_batch_tokens()) / median(timing.seconds)},
       {"step_seconds", timing.seconds},
-      {"peak_memory_mib", peak_memory_mib(runtime.device)},
+      {"peak_memory_mib", peak_memory_mib(device, config.train.cuda_graphs)},
       {"loss_first", loss_first},
       {"loss_last", timing.loss},
       {"versions", {{"LibTorch", TORCH_VERSION}}}};

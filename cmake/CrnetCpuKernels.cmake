@@ -5,6 +5,9 @@ function(crnet_cpu_kernels layer)
   # By itself: the precompiled header is without OpenMP.
   set_source_files_properties(${PROJECT_SOURCE_DIR}/src/ops/parallel.cpp PROPERTIES
                               COMPILE_OPTIONS -fopenmp SKIP_PRECOMPILE_HEADERS ON)
+  # Sums of products have one order, whichever tile makes them.
+  set_source_files_properties(${PROJECT_SOURCE_DIR}/src/ops/cpu/product_kernels.cpp PROPERTIES
+                              COMPILE_OPTIONS -fno-associative-math)
   set(variants baseline)
   set(flags_baseline "")
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")

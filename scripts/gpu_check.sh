@@ -9,7 +9,7 @@
 #   STAGE_DIR      what `scripts/setup.sh --stage STAGE_DIR` made elsewhere (default: stage; without
 #                  one, the system's own packages)
 #
-# Needs a GPU of 40 GB or more, CMake, Ninja, a C++ compiler, nvcc, and Python 3 with PyTorch built
+# Needs a GPU of 40 GB or more (with --python 80, for 7b 140), CMake, Ninja, a C++ compiler, nvcc, and Python 3 with PyTorch built
 # for CUDA (CRNET_PYTHON names the interpreter; default python3). Builds in build-gpu. Leaves
 # gpu_report.md (gpu_python_SIZE.md), gpu_logs.tar.gz (all output) and trace.json.gz (three training
 # steps) in $OUT, or in build-gpu where OUT is not set.
@@ -34,6 +34,7 @@ if ! gpu=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,
   exit 3
 fi
 
+(($# <= 1)) || die "expected one folder at most, got $*"
 stage=$(realpath -m "${1:-$CRNET_ROOT/stage}")
 readonly BUILD=$CRNET_ROOT/build-gpu
 RESULTS=$(realpath -m "${OUT:-$BUILD}")
@@ -171,9 +172,11 @@ bench_recompute() {
 }
 
 configure_and_build() {
+  local targets=()
+  if [[ $python_size ]]; then targets=(--target crnet_cli crnet_bench_train_step_cuda); fi
   configure || return 1
   report "- CUDA kernels: $(cached "$BUILD" CRNET_CUDA_KERNELS)"
-  part build 260 cmake --build "$BUILD" || return 1
+  part build 260 cmake --build "$BUILD" "${targets[@]}" || return 1
 }
 
 # compare_python NAME SECONDS ARCHS PEERS SIZE BATCH
@@ -183,24 +186,27 @@ compare_python() {
     --size "$5" --batch "$6" --length 1024 --rounds 7 --steps-per-turn 3 --warmup 4
 }
 
-# All contenders of a call are in the GPU's memory at once. LLaMA 7B alone would fill it.
+# What is cheap comes first. All contenders of a part are in the GPU's memory at once: of 7b, 53 GB
+# of weights and moments each; LLaMA 7B alone would fill the GPU.
 compare_with_python() {
-  local size=$1 batch=16 peers=eager,compile,graphs llama_peers=compile,graphs
+  local size=$1 batch=8 peers=eager,compile,graphs llama_peers=compile,graphs
   case $size in
-    1b) batch=8 peers=eager,compile llama_peers=compile ;;
-    7b) batch=2 peers=compile llama_peers= ;;
+    1b) batch=4 peers=eager,compile llama_peers=compile ;;
+    7b) batch=1 peers=compile llama_peers= ;;
   esac
+  part "$size-floor" 60 "$BUILD/crnet" bench "configs/models/crnet-$size.yaml" --floor --rounds 5 \
+    --set train.device=cuda --set train.precision=bf16 --set data.sequence_length=2048 \
+    --set "train.micro_batch=$batch" || true
   if [[ $llama_peers ]] && "$PYTHON" -c 'import transformers' 2>/dev/null; then
     llama_peers+=,transformers
+  fi
+  if [[ $llama_peers ]]; then
+    compare_python "$size-method" 60 crnet,llama '' "$size" "$batch" || true
   fi
   compare_python "$size-crnet" 200 crnet "$peers" "$size" "$batch" || true
   if [[ $llama_peers ]]; then
     compare_python "$size-llama" 200 llama "$llama_peers" "$size" "$batch" || true
-    compare_python "$size-method" 60 crnet,llama '' "$size" "$batch" || true
   fi
-  part "$size-floor" 60 "$BUILD/crnet" bench "configs/models/crnet-$size.yaml" --floor --rounds 5 \
-    --set train.device=cuda --set train.precision=bf16 --set data.sequence_length=2048 \
-    --set "train.micro_batch=$((batch > 8 ? 8 : batch))" || true
 }
 
 check() {
@@ -259,9 +265,14 @@ if configure_and_build; then
     write_comparison || failed+=(comparison)
   fi
 fi
-for name in operators recompute-1b recompute-7b {350m,1b,7b}-{crnet,llama,method}; do
+for name in operators recompute-1b recompute-7b; do
   if ! has_failed "$name" && [[ -s $BUILD/$name.log ]]; then
     report '' "## $name" '' "$(cat "$BUILD/$name.log")" ''
+  fi
+done
+for name in {350m,1b,7b}-{method,crnet,llama}; do
+  if ! has_failed "$name" && [[ -s $BUILD/$name.log ]]; then  # from the table on
+    report '' "## $name" '' "$(sed -n '/^Training step/,$p' "$BUILD/$name.log")" ''
   fi
 done
 report '## Output'

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <vector>
 
+#include "crnet/core/error.h"
 #include "ops/cpu/dispatch.h"
 #include "ops/cpu/product_kernels.h"
 #include "ops/parallel.h"
@@ -26,10 +27,11 @@ constexpr int64_t kSlabColumns = 3 * kProductColumnUnit, kWidestSlab = 8 * kProd
 Tensor readable(const Tensor& t) {
   return t.stride(0) == 1 || t.stride(1) == 1 ? t : t.contiguous();
 }
-// Where columns do, they are whole units of the depth.
+// Where columns do, they are whole units of the depth. (Of a single column contiguous() takes any
+// stride for one.)
 Tensor readable_right(const Tensor& t, int64_t unit) {
   const bool is_whole = t.size(0) % unit == 0 && t.stride(1) % unit == 0;
-  return t.stride(1) == 1 || is_whole ? readable(t) : t.contiguous();
+  return t.stride(1) == 1 || is_whole ? readable(t) : t.clone(at::MemoryFormat::Contiguous);
 }
 
 // From element (row, column) on. Of a single row or column the other stride is not read.
@@ -73,8 +75,8 @@ std::vector<int64_t> row_bounds(int64_t M, int64_t threads) {
 // As wide as the panels that a thread packs for itself, where that pays: with columns enough for
 // every thread to take several slabs, and a left factor that need not be packed for each; or with
 // rows so few that nobody else would read the panels. Else 0.
-int64_t slab_columns(int64_t M, int64_t N, int64_t threads, bool packs_left) {
-  if (!packs_left && N >= 8 * threads * kSlabColumns) return kSlabColumns;
+int64_t slab_columns(int64_t M, int64_t N, int64_t threads, bool suits_slabs) {
+  if (suits_slabs && N >= 8 * threads * kSlabColumns) return kSlabColumns;
   if (M > kProductRows || at::divup(N, kProductColumnUnit) < threads) return 0;
   const int64_t slabs = at::divup(N, kWidestSlab * threads) * threads;
   return at::divup(at::divup(N, slabs), kProductLanes) * kProductLanes;
@@ -116,9 +118,10 @@ class Product {
 
   void run() {
     const int64_t threads = at::get_num_threads();
-    const bool packs_left =
-        (sizeof(T) != sizeof(float) && kernels_.depth_unit == 1) || left_.stride(1) != 1;
-    const int64_t width = slab_columns(M_, N_, threads, packs_left);
+    // Each slab has sums of its own, and may not have many.
+    const bool suits_slabs = kernels_.reads_in_place(view<T>(left_, 0, 0), depth_) &&
+                             (!needs_sums() || M_ * kSlabColumns <= kPanelNumbers);
+    const int64_t width = slab_columns(M_, N_, threads, suits_slabs);
     if (width > 0) {
       multiply_slabs(width);
     } else {
@@ -217,7 +220,6 @@ class Product {
     for_each_task(num_rounds * (num_packs + num_pieces), kProductScratch, run_task);
   }
 
-  // An fp32 result holds its sums itself.
   [[nodiscard]] bool is_wide() const { return out_.scalar_type() == torch::kFloat32; }
   [[nodiscard]] bool needs_sums() const { return !is_wide() && blocks_ > 1; }
   [[nodiscard]] int64_t depth_of(int64_t block) const {
@@ -241,39 +243,36 @@ class Product {
     task.first_column = part.columns.begin;
     task.columns = part.columns.end - part.columns.begin;
     task.panels = panels;
-    add_to(task, block, row, column);
-    if (is_wide()) {
-      task.after = data<float>(out_) + row * out_.stride(0) + column;
-      task.after_row = out_.stride(0);
-      if (block > 0) task.before = task.after;
-      if (block > 0) task.before_row = task.after_row;
-    } else {
-      keep_sums(task, block, {sums.data + row * sums.row + part.columns.begin, sums.row});
-      task.out = data<T>(out_) + row * out_.stride(0) + column;
-      task.out_row = out_.stride(0);
-    }
+    place(task, block, row, column, {sums.data + row * sums.row + part.columns.begin, sums.row});
     kernels_.multiply(task, scratch);
   }
 
-  // What the first block is added to.
-  void add_to(ProductTask<T>& task, int64_t block, int64_t row, int64_t column) const {
-    if (block > 0 || !base_.defined()) return;
-    const int64_t offset = row * base_.stride(0) + column;
-    if (base_.scalar_type() == left_.scalar_type()) {
-      task.base = const_data<T>(base_) + offset;
+  // What is added to the piece that begins at (row, column), and where it goes. An fp32 result
+  // holds the sums between blocks itself.
+  void place(ProductTask<T>& task, int64_t block, int64_t row, int64_t column, Sums sums) const {
+    const bool is_first = block == 0, is_last = block + 1 == blocks_;
+    if (is_wide()) sums = {data<float>(out_) + offset(out_, row, column), out_.stride(0)};
+    if (!is_first) {
+      task.before = sums.data;
+      task.before_row = sums.row;
+    } else if (base_.defined() && base_.scalar_type() == torch::kFloat32 && factor_ == 1) {
+      task.before = const_data<float>(base_) + offset(base_, row, column);
+      task.before_row = base_.stride(0);
+    } else if (base_.defined()) {
+      task.base = const_data<T>(base_) + offset(base_, row, column);
       task.base_row = base_.stride(0);
       task.factor = factor_;
+    }
+    if (is_wide() || !is_last) {
+      task.after = sums.data;
+      task.after_row = sums.row;
     } else {
-      task.before = const_data<float>(base_) + offset;
-      task.before_row = base_.stride(0);
+      task.out = data<T>(out_) + offset(out_, row, column);
+      task.out_row = out_.stride(0);
     }
   }
-
-  void keep_sums(ProductTask<T>& task, int64_t block, Sums sums) const {
-    const bool is_first = block == 0, is_last = block + 1 == blocks_;
-    if (!is_first) task.before = sums.data;
-    if (!is_last) task.after = sums.data;
-    if (!is_first || !is_last) task.before_row = task.after_row = sums.row;
+  static int64_t offset(const Tensor& t, int64_t row, int64_t column) {
+    return row * t.stride(0) + column;
   }
 
   const ProductKernels<T>& kernels_;
@@ -297,6 +296,10 @@ void multiply(const Tensor& out, const Tensor& left, const Tensor& right, const 
 
 void multiply(Variant variant, const Tensor& out, const Tensor& left, const Tensor& right,
               const Tensor& base, float factor) {
+  if (base.defined() && base.scalar_type() != left.scalar_type() &&
+      (factor != 1 || base.scalar_type() != out.scalar_type())) {
+    throw Error("[product] expected a multiple of a matrix of the factors' dtype, or 1 of fp32");
+  }
   if (out.numel() == 0) return;
   if (out.stride(1) != 1) {
     const Tensor rows = torch::empty(out.sizes(), out.options());

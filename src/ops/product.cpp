@@ -25,8 +25,9 @@ bool has_avx512() {
 
 // Whether crnet's own kernels are faster than LibTorch (docs/performance.md). Not by measuring: a
 // run must go on with the bits that it began with.
-bool is_faster_itself(torch::ScalarType dtype) {
-  if (!is_x86() || !has_avx512()) return is_x86();
+bool own_kernels_are_faster(torch::ScalarType dtype) {
+  if (!is_x86()) return false;
+  if (!has_avx512()) return true;
   if (dtype == torch::kFloat32) return cpu::is_amd();
   return cpu::supports(cpu::Variant::kAvx512Bf16) && !cpu::has_amx_bf16();
 }
@@ -34,25 +35,26 @@ bool is_faster_itself(torch::ScalarType dtype) {
 // LibTorch is faster where the left factor has so few rows that packing the right one costs more
 // than multiplying.
 bool is_own(const Tensor& left, const Tensor& right) {
-  static const bool fp32 = is_faster_itself(torch::kFloat32);
-  static const bool bf16 = is_faster_itself(torch::kBFloat16);
+  static const bool fp32 = own_kernels_are_faster(torch::kFloat32);
+  static const bool bf16 = own_kernels_are_faster(torch::kBFloat16);
   constexpr int64_t kFewRows = 64;
   const auto dtype = left.scalar_type();
   return (dtype == torch::kBFloat16 ? bf16 : fp32) && cpu::takes_product(left, right) &&
          (left.size(0) >= kFewRows || is_slow_in_libtorch(left.device(), dtype));
 }
 
-void check(const Tensor& left, const Tensor& right, const Tensor& out) {
+void check(const Tensor& left, const Tensor& right, const Tensor& out,
+           torch::ScalarType out_dtype) {
   const auto dtype = left.scalar_type();
   const bool fits = left.dim() == 2 && right.dim() == 2 && out.dim() == 2 &&
                     left.size(1) == right.size(0) && left.size(0) == out.size(0) &&
                     right.size(1) == out.size(1) && right.scalar_type() == dtype &&
-                    (out.scalar_type() == dtype || out.scalar_type() == torch::kFloat32);
+                    out.scalar_type() == out_dtype;
   if (fits) return;
   std::ostringstream text;
-  text << "[product] expected [M, K] times [K, N] of one dtype with [M, N] of that or fp32, got "
-       << left.sizes() << ", " << right.sizes() << " and " << out.sizes() << " of " << dtype << ", "
-       << right.scalar_type() << " and " << out.scalar_type();
+  text << "[product] expected [M, K] times [K, N] of one dtype with [M, N] of " << out_dtype
+       << ", got " << left.sizes() << ", " << right.sizes() << " and " << out.sizes() << " of "
+       << dtype << ", " << right.scalar_type() << " and " << out.scalar_type();
   throw Error(text.str());
 }
 
@@ -92,12 +94,13 @@ Tensor product_as(torch::ScalarType dtype, const Tensor& left, const Tensor& rig
   if (is_widened(dtype, left)) return at::mm(left, right, dtype);
   if (dtype != torch::kFloat32 || !is_own(left, right)) return product_of(left, right).to(dtype);
   Tensor out = torch::empty({left.size(0), right.size(1)}, left.options().dtype(dtype));
-  store_product(out, left, right);
+  check(left, right, out, dtype);
+  cpu::multiply(out, left, right, {}, 0);
   return out;
 }
 
 void store_product(Tensor& out, const Tensor& left, const Tensor& right) {
-  check(left, right, out);
+  check(left, right, out, left.scalar_type());
   if (is_own(left, right)) {
     cpu::multiply(out, left, right, {}, 0);
   } else {
@@ -108,8 +111,9 @@ void store_product(Tensor& out, const Tensor& left, const Tensor& right) {
 void add_product(Tensor& sum, const Tensor& left, const Tensor& right) {
   if (is_widened(sum.scalar_type(), left)) {
     at::addmm_out(sum, sum, left, right, sum.scalar_type());
-  } else if (is_own(left, right) && sum.scalar_type() != torch::kFloat64) {
-    check(left, right, sum);
+  } else if (is_own(left, right) &&
+             (sum.scalar_type() == left.scalar_type() || sum.scalar_type() == torch::kFloat32)) {
+    check(left, right, sum, sum.scalar_type());
     cpu::multiply(sum, left, right, sum, 1);
   } else if (sum.scalar_type() != left.scalar_type()) {
     add_by_rows(sum, product_of(left, right));
@@ -130,7 +134,7 @@ Tensor scaled_plus_product(const Tensor& c, const Tensor& base, const Tensor& le
   if (!is_own(left, right) || !c.device().is_cpu()) {
     return scaled(base, c).addmm_(left, right);
   }
-  check(left, right, base);
+  check(left, right, base, left.scalar_type());
   Tensor out = torch::empty(base.sizes(), base.options());
   cpu::multiply(out, left, right, base, c.item<float>());
   return out;

@@ -7,6 +7,7 @@ RandomTraining::RandomTraining(const RunConfig& config, const Runtime& runtime,
     : state_(config, runtime, plan, group_) {
   state_.initialize(static_cast<uint64_t>(config.train.seed));
   state_.parallel->synchronize();
+  torch::manual_seed(static_cast<uint64_t>(config.train.seed));
   const torch::Tensor text = torch::randint(
       config.model.vocab_size, {config.train.micro_batch, config.data.sequence_length + 1},
       torch::TensorOptions().dtype(torch::kInt64).device(runtime.device));

@@ -273,6 +273,8 @@ TEST_P(AttentionVariant, MatchesPlain) {
       expect_variant_matches_plain<cpu::bfloat16>(GetParam(), T, D);
     }
   }
+  // Rows of q that lie a page apart are copied first.
+  expect_variant_matches_plain<cpu::bfloat16>(GetParam(), 100, 1024);
 }
 
 INSTANTIATE_TEST_SUITE_P(Cpu, AttentionVariant,

@@ -29,12 +29,21 @@ std::vector<Factors> factors(int64_t M, int64_t K, int64_t N, torch::ScalarType 
   return {{make(M, K), make(K, N)},
           {make(K, M).t(), make(K, N)},
           {make(M, K), make(N, K).t()},
-          {make(M, 2 * K).slice(1, 0, K), make(2 * K, N).slice(0, 0, -1, 2)}};
+          {make(M, 2 * K).slice(1, 0, K), make(2 * K, N).slice(0, 0, -1, 2)},
+          // Rows, or columns, that lie an odd number apart and begin at an odd one.
+          {make(M, 2 * K + 1).slice(1, 1, K + 1), make(N, 2 * K + 1).slice(1, 1, K + 1).t()}};
+}
+
+// On either side of where own kernels begin to be faster.
+std::vector<Factors> few_and_many_rows(torch::ScalarType dtype) {
+  std::vector<Factors> all = factors(33, 65, 17, dtype);
+  for (auto& many : factors(70, 64, 17, dtype)) all.push_back(std::move(many));
+  return all;
 }
 
 TEST(Product, IsThatOfFp64) {
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
-    for (const auto& [left, right] : factors(33, 65, 17, dtype)) {
+    for (const auto& [left, right] : few_and_many_rows(dtype)) {
       const Tensor expected = at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64));
       const Tensor product = product_of(left, right);
       EXPECT_EQ(product.scalar_type(), dtype);
@@ -49,10 +58,24 @@ TEST(Product, IsThatOfFp64) {
   }
 }
 
+// However bf16 factors are multiplied, a result in fp32 is off by no more than one rounding to
+// bf16.
+TEST(Product, OfBf16FactorsIsGivenInFp32) {
+  for (const auto& [left, right] : few_and_many_rows(torch::kBFloat16)) {
+    const Tensor expected = at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64));
+    Tensor sum = product_as(torch::kFloat32, left, right);
+    EXPECT_EQ(sum.scalar_type(), torch::kFloat32);
+    EXPECT_LT(relative_error(sum, expected), tolerance_of(torch::kBFloat16));
+    add_product(sum, left, right);
+    EXPECT_EQ(sum.scalar_type(), torch::kFloat32);
+    EXPECT_LT(relative_error(sum, 2 * expected), tolerance_of(torch::kBFloat16));
+  }
+}
+
 TEST(Product, AddsAMultipleOfAnother) {
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
-    for (const auto& [left, right] : factors(33, 65, 17, dtype)) {
-      const Tensor base = torch::randn({33, 17}).to(dtype), c = torch::full({}, -0.7);
+    for (const auto& [left, right] : few_and_many_rows(dtype)) {
+      const Tensor base = torch::randn({left.size(0), 17}).to(dtype), c = torch::full({}, -0.7);
       const Tensor expected = base.to(torch::kFloat64) * -0.7 +
                               at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64));
       EXPECT_LT(relative_error(scaled_plus_product(c, base, left, right), expected),
@@ -68,6 +91,8 @@ TEST(Product, RefusesWhatDoesNotFit) {
   EXPECT_ANY_THROW(store_product(out, left, torch::empty({4, 3}, torch::kBFloat16)));
   EXPECT_ANY_THROW(store_product(out, left, torch::empty({4, 2})));
   EXPECT_ANY_THROW(add_product(out, left, torch::empty({5, 2}, torch::kBFloat16)));
+  Tensor wide = torch::empty({3, 2});
+  EXPECT_ANY_THROW(store_product(wide, left, torch::empty({4, 2}, torch::kBFloat16)));
 }
 
 // crnet's own kernels, as each variant has them.
@@ -93,9 +118,10 @@ using Sizes = std::array<int64_t, 3>;
 // rounds of panels; and with panels that each thread packs for itself.
 TEST_P(ProductVariant, IsThatOfFp64) {
   for (const auto& [M, K, N] :
-       {Sizes{1, 1, 1}, Sizes{5, 1100, 7}, Sizes{13, 9, 577}, Sizes{150, 513, 25},
-        Sizes{24, 512, 48}, Sizes{3, 520, 1160}, Sizes{301, 2, 100}, Sizes{2, 0, 3},
-        Sizes{150, 4200, 600}, Sizes{3, 600, 2400}, Sizes{300, 1100, 2400}, Sizes{60, 2301, 130}}) {
+       {Sizes{1, 1, 1}, Sizes{5, 1, 1}, Sizes{70, 65, 1}, Sizes{5, 1100, 7}, Sizes{13, 9, 577},
+        Sizes{150, 513, 25}, Sizes{24, 512, 48}, Sizes{3, 520, 1160}, Sizes{301, 2, 100},
+        Sizes{2, 0, 3}, Sizes{150, 4200, 600}, Sizes{3, 600, 2400}, Sizes{300, 1100, 2400},
+        Sizes{60, 2301, 130}}) {
     for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
       for (const auto& [left, right] : factors(M, K, N, dtype)) {
         const Tensor exact = at::mm(left.to(torch::kFloat64), right.to(torch::kFloat64));
@@ -111,6 +137,9 @@ TEST_P(ProductVariant, IsThatOfFp64) {
         EXPECT_TRUE(is_rounded_once(wide, exact, K)) << M << " x " << K << " x " << N;
         cpu::multiply(GetParam(), wide, left, right, wide, 1);
         EXPECT_TRUE(is_rounded_once(wide, 2 * exact, K)) << M << " x " << K << " x " << N;
+        Tensor across = torch::full({N, M}, NAN).t();
+        cpu::multiply(GetParam(), across, left, right, product, -1);
+        EXPECT_TRUE(is_rounded_once(across, exact - product.to(torch::kFloat64), K));
       }
     }
   }
@@ -144,16 +173,22 @@ TEST_P(ProductVariant, HasTheSameBitsForAnyNumberOfThreads) {
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
     // Pieces of rows alone, several rounds, slabs of columns, and slabs where there is one thread.
     for (const auto& [M, K, N] : {Sizes{500, 1300, 100}, Sizes{150, 4200, 600},
-                                  Sizes{100, 1300, 500}, Sizes{300, 1100, 1200}}) {
+                                  Sizes{100, 1300, 500}, Sizes{300, 1100, 1210}}) {
       for (const auto& [left, right] : factors(M, K, N, dtype)) {
         at::set_num_threads(1);
         Tensor one = torch::empty({M, N}, dtype);
         cpu::multiply(GetParam(), one, left, right, {}, 0);
+        Tensor sum = torch::empty({M, N}, dtype);
+        cpu::multiply(GetParam(), sum, left, right, one, 0.3);
         for (const int n : {2, 3, 16}) {
           at::set_num_threads(n);
-          Tensor several = torch::empty({M, N}, dtype);
+          Tensor several = torch::empty({M, N}, dtype), wide = torch::empty({M, N});
           cpu::multiply(GetParam(), several, left, right, {}, 0);
           EXPECT_TRUE(torch::equal(several, one)) << n << " threads, " << M << " rows";
+          cpu::multiply(GetParam(), several, left, right, one, 0.3);
+          EXPECT_TRUE(torch::equal(several, sum)) << n << " threads, " << M << " rows";
+          cpu::multiply(GetParam(), wide, left, right, {}, 0);
+          EXPECT_TRUE(torch::equal(wide.to(dtype), one)) << n << " threads, " << M << " rows";
         }
       }
     }

@@ -51,6 +51,53 @@ void score(const BlockPair& pair, const float* x, int64_t x_row, int64_t steps, 
   }
 }
 
+// Rows of a head times rows of another over D: bf16 in pairs, if rows are whole pairs; else as fp32
+// numbers.
+template <class T>
+class ScoreProduct {
+ public:
+  template <class... Strides>
+  explicit ScoreProduct(int64_t size, Strides... strides)
+      : size_(size),
+        in_pairs_(kInPairs<T> && size % kDepth == 0 && ((strides % kDepth == 0) && ...)) {}
+
+  [[nodiscard]] bool in_pairs() const { return in_pairs_; }
+
+  // The right factor [rows, D] as panels.
+  void pack_right(const T* x, int64_t stride, int64_t rows, float* panels) const {
+    if (in_pairs_) {
+      pack_transposed(reinterpret_cast<const float*>(x), stride / kDepth, rows, size_ / kDepth,
+                      panels);
+    } else {
+      pack_transposed(x, stride, rows, size_, panels);
+    }
+  }
+
+  // scores = left · right. Where it is not in pairs, `packed` is the left factor [rows, D̂]; else
+  // there is room for it.
+  void multiply(const BlockPair& pair, const T* left, int64_t stride, float* packed,
+                const float* panels, float* scores) const {
+    using Terms = typename TermsOf<T>::Type;
+    if (!in_pairs_) {
+      score<Numbers>(pair, packed, pair.padded, size_, panels, scores);
+    } else if (can_be_read<T>(stride, size_)) {
+      score<Terms>(pair, reinterpret_cast<const float*>(left), stride / kDepth, size_ / kDepth,
+                   panels, scores);
+    } else {
+      for (int64_t i = 0; i < pair.rows; ++i) {
+        memcpy(packed + i * pair.padded, left + i * stride, static_cast<size_t>(size_) * sizeof(T));
+      }
+      score<Terms>(pair, packed, pair.padded, size_ / kDepth, panels, scores);
+    }
+  }
+
+ private:
+  static constexpr int64_t kDepth = TermsOf<T>::kDepth;
+
+  int64_t size_;
+  bool in_pairs_;
+};
+
 // y [rows, D̂] += weights [rows, keys] · panels [D̂ / kTileColumns, keys, kTileColumns]
 inline void add_product(const BlockPair& pair, const float* weights, const float* panels,
                         float* y) {

@@ -3,8 +3,6 @@
 // grows with one head's queries alone. Compiled as kernels.cpp is.
 #include "ops/cpu/attention_kernels.h"
 
-#include <initializer_list>
-
 #include "ops/cpu/attention_blocks.h"
 
 namespace crnet::cpu::CRNET_CPU_VARIANT {
@@ -57,44 +55,6 @@ float dot(const T* a, const T* b, int64_t count) {
   for (int64_t d = 0; d < count; ++d) sum += load(a + d) * load(b + d);
   return sum;
 }
-
-// How rows of a head are multiplied with others over D: bf16 as pairs where they lie, if rows are
-// whole pairs; else as fp32 numbers.
-template <class T>
-class OverSize {
- public:
-  OverSize(int64_t size, std::initializer_list<int64_t> strides) : size_(size) {
-    constexpr int64_t kDepth = TermsOf<T>::kDepth;
-    in_pairs_ = kInPairs<T> && size % kDepth == 0;
-    for (const int64_t stride : strides) in_pairs_ = in_pairs_ && stride % kDepth == 0;
-  }
-
-  /// Whether the left factor has to be packed.
-  [[nodiscard]] bool packs_left() const { return !in_pairs_; }
-
-  /// The right factor [rows, D] as panels.
-  void pack_right(const T* x, int64_t row, int64_t rows, float* panels) const {
-    if (in_pairs_) {
-      pack_transposed(reinterpret_cast<const float*>(x), row / 2, rows, size_ / 2, panels);
-    } else {
-      pack_transposed(x, row, rows, size_, panels);
-    }
-  }
-  /// scores = left · right; `packed` is the left factor [rows, D̂] where it has to be.
-  void multiply(const BlockPair& pair, const T* left, int64_t row, const float* packed,
-                const float* panels, float* scores) const {
-    if (in_pairs_) {
-      score<typename TermsOf<T>::Type>(pair, reinterpret_cast<const float*>(left), row / 2,
-                                       size_ / 2, panels, scores);
-    } else {
-      score<Numbers>(pair, packed, pair.padded, size_, panels, scores);
-    }
-  }
-
- private:
-  int64_t size_;
-  bool in_pairs_;
-};
 
 // What both directions share: the sizes, and the walk over pairs of blocks.
 struct Walk {
@@ -155,20 +115,20 @@ void forward(const AttentionForward<T>& task, Positions queries, float* memory) 
   const int64_t num_rows = task.sizes.heads * walk.num_queries();
   Scratch scratch(memory);
   const ForwardScratch s(walk.blocks, num_rows, scratch);
-  const OverSize<T> over_size(size, {task.q.row, task.k.row});
+  const ScoreProduct<T> product(size, task.q.row, task.k.row);
   clear(s.y, num_rows * padded);
   clear(s.sum, num_rows);
   for (int64_t i = 0; i < num_rows; ++i) s.maximum[i] = -INFINITY;
 
   for (int64_t key = 0; key < queries.end; key += kKeyBlock) {
     const int64_t keys = smaller(kKeyBlock, task.sizes.length - key);
-    over_size.pack_right(at(task.k, key, 0), task.k.row, keys, s.k);
+    product.pack_right(at(task.k, key, 0), task.k.row, keys, s.k);
     pack<T>(at(task.v, key, 0), task.v.row, keys, size, nullptr, s.v);
     walk.for_each_pair(key, keys, [&](const BlockPair& pair, int64_t head) {
       const int64_t row = walk.row(head, pair.query);
       const T* const q = at(task.q, pair.query, head);
-      if (over_size.packs_left()) pack<T>(q, task.q.row, pair.rows, size, s.q, nullptr);
-      over_size.multiply(pair, q, task.q.row, s.q, s.k, s.scores);
+      if (!product.in_pairs()) pack<T>(q, task.q.row, pair.rows, size, s.q, nullptr);
+      product.multiply(pair, q, task.q.row, s.q, s.k, s.scores);
       soften(pair, s.scores, {s.maximum + row, s.sum + row, s.y + row * padded});
       add_product(pair, s.scores, s.v, s.y + row * padded);
     });
@@ -209,7 +169,7 @@ class Backward {
   Backward(const AttentionBackward<T>& task, Positions queries, float* memory)
       : task_(task),
         walk_(task.sizes, queries),
-        over_size_(task.sizes.head_size, {task.q.row, task.k.row, task.v.row, task.dout.row}),
+        product_(task.sizes.head_size, task.q.row, task.k.row, task.v.row, task.dout.row),
         scratch_(memory),
         s_(walk_.blocks, task.sizes.heads * walk_.num_queries(), scratch_) {}
 
@@ -236,8 +196,8 @@ class Backward {
 
   void load_keys(int64_t key, int64_t keys) {
     const T* const k = at(task_.k, key, 0);
-    over_size_.pack_right(k, task_.k.row, keys, s_.k_transposed);
-    over_size_.pack_right(at(task_.v, key, 0), task_.v.row, keys, s_.v_transposed);
+    product_.pack_right(k, task_.k.row, keys, s_.k_transposed);
+    product_.pack_right(at(task_.v, key, 0), task_.v.row, keys, s_.v_transposed);
     if (wants_dq()) pack<T>(k, task_.k.row, keys, size(), nullptr, s_.k);
     clear(s_.dk, keys * padded());
     clear(s_.dv, keys * padded());
@@ -246,7 +206,7 @@ class Backward {
   void load_queries(const BlockPair& pair, int64_t head) {
     const T* const out = at(task_.out, pair.query, head);
     const T* const dout = at(task_.dout, pair.query, head);
-    const bool packs_rows = over_size_.packs_left();
+    const bool packs_rows = !product_.in_pairs();
     pack<T>(at(task_.q, pair.query, head), task_.q.row, pair.rows, size(),
             packs_rows ? s_.q : nullptr, s_.q_panels);
     pack<T>(dout, task_.dout.row, pair.rows, size(), packs_rows ? s_.dout : nullptr,
@@ -257,10 +217,10 @@ class Backward {
   }
 
   void add(const BlockPair& pair, int64_t head) {
-    over_size_.multiply(pair, at(task_.q, pair.query, head), task_.q.row, s_.q, s_.k_transposed,
-                        s_.weights);
-    over_size_.multiply(pair, at(task_.dout, pair.query, head), task_.dout.row, s_.dout,
-                        s_.v_transposed, s_.dweights);
+    product_.multiply(pair, at(task_.q, pair.query, head), task_.q.row, s_.q, s_.k_transposed,
+                      s_.weights);
+    product_.multiply(pair, at(task_.dout, pair.query, head), task_.dout.row, s_.dout,
+                      s_.v_transposed, s_.dweights);
     differentiate(pair, s_.weights, s_.dweights,
                   task_.log_sum_exp + head * task_.sizes.length + pair.query, s_.delta);
     if (wants_dkv()) {
@@ -288,7 +248,7 @@ class Backward {
 
   const AttentionBackward<T>& task_;
   Walk walk_;
-  OverSize<T> over_size_;
+  ScoreProduct<T> product_;
   Scratch scratch_;
   BackwardScratch s_;
 };

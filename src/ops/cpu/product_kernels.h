@@ -37,7 +37,8 @@ struct ProductTask {
   MatrixView<T> left;
   int64_t rows = 0, depth = 0, first_column = 0, columns = 0;
   const float* panels = nullptr;
-  /// What the product is added to: sums of an earlier depth, or factor · base, or nothing.
+  /// What the product is added to: sums of an earlier depth, or an fp32 matrix; or factor · base;
+  /// or nothing.
   const float* before = nullptr;
   int64_t before_row = 0;
   const T* base = nullptr;
@@ -57,6 +58,8 @@ struct ProductKernels {
   /// instructions for it. A depth that is cut is cut at multiples. Of a right factor that lies
   /// column by column depth and stride have to be multiples.
   int64_t depth_unit;
+  /// Whether the rows of a left factor are read where they are, and not copied for every call.
+  bool (*reads_in_place)(const MatrixView<T>& left, int64_t depth);
   /// How many numbers the panels take.
   int64_t (*panels_size)(int64_t depth, int64_t columns);
   /// Piece `piece` of `pieces` of the packing.

@@ -65,6 +65,15 @@ struct TermsOf<bfloat16> {
 template <class T>
 constexpr bool kInPairs = TermsOf<T>::kDepth == 2;
 
+// Whether a tile can read rows of T that lie `stride` apart where they are: fp32 numbers or whole
+// pairs. Rows that lie apart by whole pages would meet in few sets of the cache.
+template <class T>
+bool can_be_read(int64_t stride, int64_t depth) {
+  constexpr int64_t kDepth = TermsOf<T>::kDepth, kPage = 4096 / sizeof(T);
+  const bool is_as_packed = sizeof(T) == sizeof(float) || kInPairs<T>;
+  return is_as_packed && depth % kDepth == 0 && stride % kDepth == 0 && stride % kPage != 0;
+}
+
 // a · b [kRows, kVectors · kLanes] over `depth`; b is a panel. Unrolled, so that the sums stay in
 // registers, and never inlined: with a caller's variables beside them, some would not.
 template <int kRows, int kVectors, Left kLeft, class Terms = Numbers, class Sink>

@@ -46,7 +46,7 @@ inline V load_part(const T* p, int64_t count) {
   constexpr int64_t kCount = sizeof(V) / sizeof(float);
   if (count >= kCount) return load_as<V>(p);
   T elements[kCount] = {};
-  for (int64_t i = 0; i < count; ++i) elements[i] = p[i];
+  if (count > 0) memcpy(elements, p, static_cast<size_t>(count) * sizeof(T));
   return load_as<V>(elements);
 }
 
