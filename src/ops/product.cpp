@@ -23,13 +23,12 @@ bool has_avx512() {
   return cpu::supports(cpu::Variant::kAvx512);
 }
 
-// Whether crnet's own kernels are faster than LibTorch (docs/performance.md). Not by measuring: a
-// run must go on with the bits that it began with.
+// Whether crnet's own kernels were found to be faster than LibTorch (docs/performance.md). Not by
+// measuring now: a run must go on with the bits that it began with.
 bool own_kernels_are_faster(torch::ScalarType dtype) {
   if (!is_x86()) return false;
   if (!has_avx512()) return true;
-  if (dtype == torch::kFloat32) return cpu::is_amd();
-  return cpu::supports(cpu::Variant::kAvx512Bf16) && !cpu::has_amx_bf16();
+  return cpu::is_amd() && (dtype == torch::kFloat32 || cpu::supports(cpu::Variant::kAvx512Bf16));
 }
 
 // LibTorch is faster where the left factor has so few rows that packing the right one costs more

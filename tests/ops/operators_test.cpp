@@ -57,9 +57,14 @@ TEST_F(LowRankResidualTest, GradientsMatchFiniteDifferences) {
 
 TEST_F(LowRankResidualTest, MatchesPlainOverDtypesAndOddSizes) {
   for (const auto dtype : kFastDtypes) {
-    for (const auto& [in, r, out] : {std::array<int64_t, 3>{33, 7, 65}, {64, 16, 48}, {5, 1, 3}}) {
-      const Tensors inputs = {torch::randn({3, 11, in}).to(dtype), torch::randn({in, r}),
-                              torch::randn({r, out}), torch::randn({3, 11, out}).to(dtype),
+    // Few rows, and so many that own products begin.
+    for (const auto& [rows, in, r, out] : {std::array<int64_t, 4>{11, 33, 7, 65},
+                                           {11, 64, 16, 48},
+                                           {11, 5, 1, 3},
+                                           {30, 33, 7, 65},
+                                           {30, 64, 1, 5}}) {
+      const Tensors inputs = {torch::randn({3, rows, in}).to(dtype), torch::randn({in, r}),
+                              torch::randn({r, out}), torch::randn({3, rows, out}).to(dtype),
                               torch::full({}, -0.8)};
       // The products round the fp32 factors to bf16 first; so does the reference.
       const auto reference = [&](const Tensors& t) {
@@ -259,11 +264,11 @@ TEST_F(LinearCrossEntropyTest, ChunksHaveABound) {
 
 TEST_F(LinearCrossEntropyTest, MatchesPlainOverDtypesChunksAndOddSizes) {
   for (const auto dtype : kFastDtypes) {
-    for (const int64_t chunk : {0, 1, 16, 1000}) {
-      for (const int64_t vocab : {3, 31, 517}) {
-        auto targets = torch::randint(vocab, {37});
+    for (const int64_t chunk : {0, 1, 16, 64, 1000}) {
+      for (const auto& [rows, vocab] : {std::array<int64_t, 2>{37, 3}, {37, 31}, {70, 517}}) {
+        auto targets = torch::randint(vocab, {rows});
         targets[5] = kIgnoredTarget;
-        const Tensors inputs = {torch::randn({37, 12}).to(dtype), torch::randn({vocab, 12})};
+        const Tensors inputs = {torch::randn({rows, 12}).to(dtype), torch::randn({vocab, 12})};
         const auto reference = [&](const Tensors& t) {
           return plain::linear_cross_entropy(t[0], t[1].to(dtype).to(torch::kFloat64), targets);
         };

@@ -34,19 +34,6 @@ CRNET_DECLARE_VARIANT(avx512_bf16)
 
 namespace {
 
-// cpuid's leaf 7, as it is where leaf and subleaf exist, else zeros.
-struct Features {
-  unsigned eax = 0, edx = 0;
-};
-Features features([[maybe_unused]] unsigned subleaf) {
-  Features found;
-#if defined(__x86_64__)
-  unsigned ebx = 0, ecx = 0;
-  __get_cpuid_count(7, subleaf, &found.eax, &ebx, &ecx, &found.edx);
-#endif
-  return found;
-}
-
 Variant find_best_variant() {
   using enum Variant;
   for (const Variant variant : {kAvx512Bf16, kAvx512, kAvx2}) {
@@ -71,8 +58,10 @@ Variant best_variant() {
 bool supports(Variant variant) {
 #if defined(__x86_64__)
   if (variant == Variant::kAvx512Bf16) {
-    constexpr unsigned kAvx512Bf16Bit = 1U << 5;
-    return supports(Variant::kAvx512) && (features(1).eax & kAvx512Bf16Bit) != 0;
+    constexpr unsigned kBf16 = 1U << 5;  // of eax in leaf 7, subleaf 1
+    unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+    __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx);
+    return supports(Variant::kAvx512) && (eax & kBf16) != 0;
   }
   if (variant == Variant::kAvx512) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
@@ -91,11 +80,6 @@ bool is_amd() {
 #else
   return false;
 #endif
-}
-
-bool has_amx_bf16() {
-  constexpr unsigned kAmxBf16Bit = 1U << 22;
-  return (features(0).edx & kAmxBf16Bit) != 0;
 }
 
 template <>

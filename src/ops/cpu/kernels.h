@@ -49,9 +49,8 @@ enum class Variant { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
 bool supports(Variant variant);
 /// The best that this processor supports.
 Variant best_variant();
-/// Whether this is an x86 processor of AMD's; whether it is one with AMX for bf16.
+/// Whether this is an x86 processor of AMD's.
 bool is_amd();
-bool has_amx_bf16();
 
 /// The kernels for the best instruction set of this processor.
 template <class T>
