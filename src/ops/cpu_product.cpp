@@ -74,10 +74,11 @@ std::vector<int64_t> row_bounds(int64_t M, int64_t threads) {
 
 // As wide as the panels that a thread packs for itself, where that pays: with columns enough for
 // every thread to take several slabs, and a left factor that need not be packed for each; or with
-// rows so few that nobody else would read the panels. Else 0.
+// rows so few that panels that others read too come late from the outer cache (256 rows, 2736
+// columns: 1.04 to 1.4 of the speed). Else 0.
 int64_t slab_columns(int64_t M, int64_t N, int64_t threads, bool suits_slabs) {
   if (suits_slabs && N >= 8 * threads * kSlabColumns) return kSlabColumns;
-  if (M > kProductRows || at::divup(N, kProductColumnUnit) < threads) return 0;
+  if (M > 2 * kProductRows || at::divup(N, kProductColumnUnit) < threads) return 0;
   const int64_t slabs = at::divup(N, kWidestSlab * threads) * threads;
   return at::divup(at::divup(N, slabs), kProductLanes) * kProductLanes;
 }
