@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <sstream>
 #include <vector>
 
 #include "crnet/core/error.h"
@@ -299,7 +300,11 @@ void multiply(Variant variant, const Tensor& out, const Tensor& left, const Tens
               const Tensor& base, float factor) {
   if (base.defined() && base.scalar_type() != left.scalar_type() &&
       (factor != 1 || base.scalar_type() != out.scalar_type())) {
-    throw Error("[product] expected a multiple of a matrix of the factors' dtype, or 1 of fp32");
+    std::ostringstream text;
+    text << "[product] expected something to add of the factors' dtype, " << left.scalar_type()
+         << ", or once of fp32 for a result of fp32, got " << factor << " times "
+         << base.scalar_type() << " for " << out.scalar_type();
+    throw Error(text.str());
   }
   if (out.numel() == 0) return;
   if (out.stride(1) != 1) {

@@ -57,6 +57,13 @@ void check(const Tensor& left, const Tensor& right, const Tensor& out,
   throw Error(text.str());
 }
 
+Tensor own_product(torch::ScalarType dtype, const Tensor& left, const Tensor& right) {
+  const Tensor out = torch::empty({left.size(0), right.size(1)}, left.options().dtype(dtype));
+  check(left, right, out, dtype);
+  cpu::multiply(out, left, right, {}, 0);
+  return out;
+}
+
 // cuBLAS writes the fp32 sums of bf16 factors as they are.
 bool is_widened(torch::ScalarType dtype, const Tensor& left) {
   return left.is_cuda() && left.scalar_type() == torch::kBFloat16 && dtype == torch::kFloat32;
@@ -83,19 +90,13 @@ Tensor as_matrix(const Tensor& t) {
 }
 
 Tensor product_of(const Tensor& left, const Tensor& right) {
-  if (!is_own(left, right)) return at::mm(left, right);
-  Tensor out = torch::empty({left.size(0), right.size(1)}, left.options());
-  store_product(out, left, right);
-  return out;
+  return is_own(left, right) ? own_product(left.scalar_type(), left, right) : at::mm(left, right);
 }
 
 Tensor product_as(torch::ScalarType dtype, const Tensor& left, const Tensor& right) {
   if (is_widened(dtype, left)) return at::mm(left, right, dtype);
-  if (dtype != torch::kFloat32 || !is_own(left, right)) return product_of(left, right).to(dtype);
-  Tensor out = torch::empty({left.size(0), right.size(1)}, left.options().dtype(dtype));
-  check(left, right, out, dtype);
-  cpu::multiply(out, left, right, {}, 0);
-  return out;
+  if (dtype == torch::kFloat32 && is_own(left, right)) return own_product(dtype, left, right);
+  return product_of(left, right).to(dtype);
 }
 
 void store_product(Tensor& out, const Tensor& left, const Tensor& right) {
