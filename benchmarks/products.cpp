@@ -1,6 +1,8 @@
 // Every different matrix product of a training step by crnet's own kernels and by LibTorch's mm, in
 // fp32 and bf16 (where the processor has instructions for it): in turn within one process, medians
-// over the rounds, as a Markdown table. Which of the two a step takes is up to ops/product.h.
+// over the rounds, as a Markdown table. In bf16 crnet's kernels are given fp32 weights, as in a
+// step, and LibTorch's mm weights that are bf16 already. Which of the two a step takes is up to
+// ops/product.h.
 #include <torch/torch.h>
 
 #include <algorithm>
@@ -50,13 +52,16 @@ std::string ratio(const Rates& own, const Rates& libtorch) {
 struct Pair {
   Pair(const MatrixProduct& p, torch::ScalarType dtype)
       : left(matrix(p.rows, p.inner, p.left_transposed).to(dtype)),
-        right(matrix(p.inner, p.columns, p.right_transposed).to(dtype)),
+        weight(matrix(p.inner, p.columns, p.right_transposed)),
+        right(weight.to(dtype)),
         out(torch::empty({p.rows, p.columns}, dtype)),
+        is_gradient(p.left_transposed),
         has_twin(!crnet::is_slow_in_libtorch(torch::kCPU, dtype)) {}
 
   void run(const std::function<double(const std::function<void()>&)>& gflops, bool counts) {
     const double a = has_twin ? gflops([&] { at::mm_out(out, left, right); }) : 0;
-    const double b = gflops([&] { crnet::cpu::multiply(out, left, right, {}, 0); });
+    const Tensor& own_right = is_gradient ? right : weight;
+    const double b = gflops([&] { crnet::cpu::multiply(out, left, own_right, {}, 0); });
     if (!counts) return;
     libtorch.push_back(a);
     own.push_back(b);
@@ -67,7 +72,8 @@ struct Pair {
                          ratio(own, libtorch).c_str());
   }
 
-  Tensor left, right, out;
+  Tensor left, weight, right, out;
+  bool is_gradient;  // of a weight: then right is no weight
   bool has_twin;
   Rates own, libtorch;
 };

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "crnet/ops/linear_cross_entropy.h"
+#include "ops/product.h"
 
 namespace crnet {
 namespace {
@@ -67,6 +68,8 @@ class StepMemory {
         size_(shape.bf16 ? 2 : kFp32),
         tokens_(shape.batch * shape.sequence_length) {
     if (plan_.empty()) plan_.assign(static_cast<size_t>(config.num_layers), {.graph = true});
+    casts_weights_ =
+        shape.bf16 && !(shape.on_cpu && rounds_weights_as_packed(torch::kBFloat16, tokens_));
     if (config.architecture == Architecture::kCRNet) outputs_ = size_ * config.output_elements();
   }
 
@@ -92,6 +95,9 @@ class StepMemory {
   [[nodiscard]] bool inverts_below(size_t layer) const;
   [[nodiscard]] int64_t in_backward(size_t layer) const;
   // Bytes in all.
+  [[nodiscard]] int64_t copy(size_t layer) const {
+    return casts_weights_ ? state_.units[layer + 1].copy : 0;
+  }
   [[nodiscard]] int64_t taken(const StateMemory::Unit& unit) const;
   [[nodiscard]] int64_t in_transit(size_t unit) const;
   [[nodiscard]] int64_t passing(size_t layer) const;
@@ -102,7 +108,7 @@ class StepMemory {
   const StepShape& shape_;
   const StateMemory& state_;
   std::vector<BlockPlan> plan_;
-  bool spread_;
+  bool spread_, casts_weights_;
   int64_t size_, tokens_;
   int64_t outputs_ = 0;  // Y of the seven projections of a block
 };
@@ -213,7 +219,7 @@ void StepMemory::count_activations(MemoryCounts& memory) const {
     all.outputs += tokens_ * block.outputs;
     all.attention += tokens_ * block.attention;
     all.graphs += tokens_ * block.graphs;
-    if (plan_[layer].graph) memory.weight_copies += state_.units[layer + 1].copy;
+    if (plan_[layer].graph) memory.weight_copies += copy(layer);
   }
 }
 
@@ -231,13 +237,14 @@ MemoryCounts StepMemory::count() const {
   memory.logits_chunk = size_ * rows * config_.vocab_size;
   count_activations(memory);
 
-  // The head: its matrix in the compute dtype, on a CPU also a chunk's gradient of it, and one
-  // chunk of logits.
+  // The head: one chunk of logits; where products are LibTorch's, its matrix in the compute dtype,
+  // on a CPU also a chunk's gradient of it.
   int64_t live =
       memory.activations.total() + memory.weight_copies + memory.head_gradient + state_.gradients;
   int64_t most_buffers = config_.tie_embeddings ? embedding.gathered : head.gathered;
   int64_t most = live + memory.logits_chunk +
-                 (shape_.bf16 ? (shape_.on_cpu ? 2 : 1) * size_ * head_matrix : 0) + most_buffers;
+                 (casts_weights_ ? (shape_.on_cpu ? 2 : 1) * size_ * head_matrix : 0) +
+                 most_buffers;
   // A tied one's gradient waits for that of the embedding.
   if (!config_.tie_embeddings) {
     live += taken(head);
@@ -253,7 +260,7 @@ MemoryCounts StepMemory::count() const {
                   kept_here = tokens_ * kept(layer).total();
     const int64_t working = tokens_ * working_set(layer);
     live += taken(unit);
-    if (!plan_[layer].graph) live += unit.copy;
+    if (!plan_[layer].graph) live += copy(layer);
     const int64_t buffers = gathered(layer) + in_transit(layer + 1);
     most = std::max(most, live + working + passing(layer) + buffers);
     most_buffers = std::max(most_buffers, buffers);
@@ -261,7 +268,7 @@ MemoryCounts StepMemory::count() const {
     memory.stored_peak =
         std::max(memory.stored_peak, stored - outputs + tokens_ * rebuilt_outputs(layer));
     stored -= kept_here;
-    live -= kept_here + unit.copy;
+    live -= kept_here + copy(layer);
   }
   // The embedding's gradient comes last.
   live += taken(embedding) - memory.activations.head;

@@ -229,9 +229,14 @@ class Product {
   }
 
   void pack(int64_t block, Slab slab, float* panels, Share share) const {
-    kernels_.pack(
-        {view<T>(right_, block * depth_, slab.first), depth_of(block), slab.count, panels},
-        share.piece, share.pieces);
+    const int64_t row = block * depth_, column = slab.first;
+    if (right_.scalar_type() == torch::kFloat32) {
+      kernels_.pack_fp32({view<float>(right_, row, column), depth_of(block), slab.count, panels},
+                         share.piece, share.pieces);
+    } else {
+      kernels_.pack({view<T>(right_, row, column), depth_of(block), slab.count, panels},
+                    share.piece, share.pieces);
+    }
   }
 
   void multiply_piece(int64_t block, Slab slab, const float* panels, const Part& part, Sums sums,
@@ -286,9 +291,10 @@ class Product {
 }  // namespace
 
 bool takes_product(const Tensor& left, const Tensor& right) {
-  const auto dtype = left.scalar_type();
-  return left.device().is_cpu() && right.device().is_cpu() && right.scalar_type() == dtype &&
-         (dtype == torch::kFloat32 || dtype == torch::kBFloat16);
+  const auto dtype = left.scalar_type(), other = right.scalar_type();
+  return left.device().is_cpu() && right.device().is_cpu() &&
+         (dtype == torch::kFloat32 || dtype == torch::kBFloat16) &&
+         (other == dtype || other == torch::kFloat32);
 }
 
 void multiply(const Tensor& out, const Tensor& left, const Tensor& right, const Tensor& base,

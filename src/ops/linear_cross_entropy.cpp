@@ -98,7 +98,7 @@ LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tenso
                          int64_t chunk_rows, bool want_gradients) {
   RECORD_USER_SCOPE("crnet::linear_cross_entropy");
   const int64_t rows = hidden.size(0);
-  const Tensor w = weight.to(hidden.scalar_type());  // [V, C]
+  const Tensor w = as_factor(weight, hidden.narrow(0, 0, std::min(chunk_rows, rows)));  // [V, C]
   const auto wide = hidden.options().dtype(wide_type(hidden));
   const Tensor count = (targets != kIgnoredTarget).sum().to(wide.dtype()).clamp_min(1);
   const Tensor scale = want_gradients ? count.reciprocal() : Tensor();

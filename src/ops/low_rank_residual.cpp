@@ -136,7 +136,7 @@ Tensor residual_product_cuda(const Tensor& low, const Tensor& b, const Tensor& y
   return done ? y.view(y_prev.sizes()) : Tensor();
 }
 
-// c Y_prev + low B. low [N, R], b [R, out] and y_prev of one dtype.
+// c Y_prev + low B. low [N, R] and y_prev of one dtype; b [R, out] of as_factor().
 Tensor residual_product(const Tensor& low, const Tensor& b, const Tensor& y_prev, const Tensor& c) {
   if (low.is_cuda()) {
     const Tensor fused = residual_product_cuda(low, b, y_prev, c);
@@ -151,7 +151,7 @@ class CrossLayerSum : public torch::autograd::Function<CrossLayerSum> {
                         const Tensor& y_prev, const Tensor& beta, double epsilon,
                         LowRankProducts* products) {
     RECORD_USER_SCOPE("crnet::cross_layer_sum");
-    const Tensor b = B.to(low.scalar_type());
+    const Tensor b = as_factor(B, low);
     const Tensor c = scale_of(beta, epsilon);
     if (!products->y.defined()) products->y = residual_product(as_matrix(low), b, y_prev, c);
     ctx->save_for_backward({low, b, y_prev, c});
@@ -235,7 +235,7 @@ Tensor replay_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor
                                 const Tensor& beta, double epsilon) {
   RECORD_USER_SCOPE("crnet::replay_low_rank_residual");
   const torch::NoGradGuard no_grad;
-  return residual_product(as_matrix(low), B.to(low.scalar_type()), y_prev, scale_of(beta, epsilon));
+  return residual_product(as_matrix(low), as_factor(B, low), y_prev, scale_of(beta, epsilon));
 }
 
 Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor& y, double c) {
@@ -243,7 +243,7 @@ Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor
   const torch::NoGradGuard no_grad;
   // Not with 1/c as the product's own scales: oneDNN compiles a kernel for every pair of them, and
   // keeps a thousand, while c moves with every step.
-  Tensor y_prev = product_of(as_matrix(low), B.to(low.scalar_type())).view_as(y);
+  Tensor y_prev = product_of(as_matrix(low), as_factor(B, low)).view_as(y);
   subtract_and_divide(y, y_prev, c);
   return y_prev;
 }

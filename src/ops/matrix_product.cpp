@@ -44,7 +44,7 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     RECORD_USER_SCOPE("crnet::matrix_product");
     ctx->set_materialize_grads(false);
     tensor_list kept = {to_save(ctx, "x", x)}, results;
-    for (const Tensor& weight : weights) kept.push_back(weight.to(x.scalar_type()));
+    for (const Tensor& weight : weights) kept.push_back(as_factor(weight, x));
     const tensor_list computed =
         multiply_missing(x, {kept.begin() + 1, kept.end()}, out_in, held);  // [..., out]
     for (size_t i = 0; i < weights.size(); ++i) {

@@ -33,13 +33,25 @@ bool own_kernels_are_faster(torch::ScalarType dtype) {
 
 // LibTorch is faster where the left factor has so few rows that packing the right one costs more
 // than multiplying.
-bool is_own(const Tensor& left, const Tensor& right) {
+bool is_own(torch::ScalarType dtype, int64_t rows) {
   static const bool fp32 = own_kernels_are_faster(torch::kFloat32);
   static const bool bf16 = own_kernels_are_faster(torch::kBFloat16);
   constexpr int64_t kFewRows = 64;
-  const auto dtype = left.scalar_type();
-  return (dtype == torch::kBFloat16 ? bf16 : fp32) && cpu::takes_product(left, right) &&
-         (left.size(0) >= kFewRows || is_slow_in_libtorch(left.device(), dtype));
+  return (dtype == torch::kBFloat16 ? bf16 : fp32) &&
+         (rows >= kFewRows || is_slow_in_libtorch(torch::kCPU, dtype));
+}
+
+bool is_own(const Tensor& left, const Tensor& right) {
+  return cpu::takes_product(left, right) && is_own(left.scalar_type(), left.size(0));
+}
+
+bool is_rounded(const Tensor& left, const Tensor& right) {
+  return left.scalar_type() == torch::kBFloat16 && right.scalar_type() == torch::kFloat32;
+}
+
+// For LibTorch, which takes factors of one dtype.
+Tensor as_left(const Tensor& right, const Tensor& left) {
+  return is_rounded(left, right) ? right.to(left.scalar_type()) : right;
 }
 
 void check(const Tensor& left, const Tensor& right, const Tensor& out,
@@ -47,13 +59,13 @@ void check(const Tensor& left, const Tensor& right, const Tensor& out,
   const auto dtype = left.scalar_type();
   const bool fits = left.dim() == 2 && right.dim() == 2 && out.dim() == 2 &&
                     left.size(1) == right.size(0) && left.size(0) == out.size(0) &&
-                    right.size(1) == out.size(1) && right.scalar_type() == dtype &&
-                    out.scalar_type() == out_dtype;
+                    right.size(1) == out.size(1) && out.scalar_type() == out_dtype &&
+                    (right.scalar_type() == dtype || is_rounded(left, right));
   if (fits) return;
   std::ostringstream text;
-  text << "[product] expected [M, K] times [K, N] of one dtype with [M, N] of " << out_dtype
-       << ", got " << left.sizes() << ", " << right.sizes() << " and " << out.sizes() << " of "
-       << dtype << ", " << right.scalar_type() << " and " << out.scalar_type();
+  text << "[product] expected [M, K] times [K, N] of its dtype (or fp32 for bf16) with [M, N] of "
+       << out_dtype << ", got " << left.sizes() << ", " << right.sizes() << " and " << out.sizes()
+       << " of " << dtype << ", " << right.scalar_type() << " and " << out.scalar_type();
   throw Error(text.str());
 }
 
@@ -89,12 +101,24 @@ Tensor as_matrix(const Tensor& t) {
   return t.reshape({-1, t.size(-1)});
 }
 
+bool rounds_weights_as_packed(torch::ScalarType dtype, int64_t rows) {
+  return dtype == torch::kBFloat16 && is_own(dtype, rows);
+}
+
+Tensor as_factor(const Tensor& weight, const Tensor& x) {
+  const auto dtype = x.scalar_type();
+  const bool stays = x.is_cpu() && weight.scalar_type() == torch::kFloat32 && x.numel() > 0 &&
+                     rounds_weights_as_packed(dtype, x.numel() / x.size(-1));
+  return stays ? weight : weight.to(dtype);
+}
+
 Tensor product_of(const Tensor& left, const Tensor& right) {
-  return is_own(left, right) ? own_product(left.scalar_type(), left, right) : at::mm(left, right);
+  return is_own(left, right) ? own_product(left.scalar_type(), left, right)
+                             : at::mm(left, as_left(right, left));
 }
 
 Tensor product_as(torch::ScalarType dtype, const Tensor& left, const Tensor& right) {
-  if (is_widened(dtype, left)) return at::mm(left, right, dtype);
+  if (is_widened(dtype, left)) return at::mm(left, as_left(right, left), dtype);
   if (dtype == torch::kFloat32 && is_own(left, right)) return own_product(dtype, left, right);
   return product_of(left, right).to(dtype);
 }
@@ -104,13 +128,13 @@ void store_product(Tensor& out, const Tensor& left, const Tensor& right) {
   if (is_own(left, right)) {
     cpu::multiply(out, left, right, {}, 0);
   } else {
-    at::mm_out(out, left, right);
+    at::mm_out(out, left, as_left(right, left));
   }
 }
 
 void add_product(Tensor& sum, const Tensor& left, const Tensor& right) {
   if (is_widened(sum.scalar_type(), left)) {
-    at::addmm_out(sum, sum, left, right, sum.scalar_type());
+    at::addmm_out(sum, sum, left, as_left(right, left), sum.scalar_type());
   } else if (is_own(left, right) &&
              (sum.scalar_type() == left.scalar_type() || sum.scalar_type() == torch::kFloat32)) {
     check(left, right, sum, sum.scalar_type());
@@ -118,7 +142,7 @@ void add_product(Tensor& sum, const Tensor& left, const Tensor& right) {
   } else if (sum.scalar_type() != left.scalar_type()) {
     add_by_rows(sum, product_of(left, right));
   } else {
-    sum.addmm_(left, right);
+    sum.addmm_(left, as_left(right, left));
   }
 }
 
@@ -132,7 +156,7 @@ Tensor scaled(const Tensor& t, const Tensor& c) {
 Tensor scaled_plus_product(const Tensor& c, const Tensor& base, const Tensor& left,
                            const Tensor& right) {
   if (!is_own(left, right) || !c.device().is_cpu()) {
-    return scaled(base, c).addmm_(left, right);
+    return scaled(base, c).addmm_(left, as_left(right, left));
   }
   check(left, right, base, left.scalar_type());
   Tensor out = torch::empty(base.sizes(), base.options());

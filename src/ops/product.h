@@ -12,7 +12,15 @@ namespace crnet {
 /// t [..., C] as [N, C].
 [[nodiscard]] torch::Tensor as_matrix(const torch::Tensor& t);
 
-/// left [M, K] · right [K, N], of one dtype, any strides. By LibTorch's mm, or by crnet's own
+/// Whether the weights of products with so many rows of `dtype` on a CPU stay fp32, and crnet's
+/// kernels round them to bf16 as they pack them.
+[[nodiscard]] bool rounds_weights_as_packed(torch::ScalarType dtype, int64_t rows);
+/// A weight as x [..., C] is multiplied by it, and as the backward pass should keep it: in x's
+/// dtype, or itself where it is rounded as it is packed.
+[[nodiscard]] torch::Tensor as_factor(const torch::Tensor& weight, const torch::Tensor& x);
+
+/// left [M, K] · right [K, N], of any strides and of one dtype; or right is fp32 for a bf16 left
+/// one, and rounded to bf16 first. By LibTorch's mm, or by crnet's own
 /// kernels (ops/cpu_product.h) where they are faster: on x86 without AVX-512, and on AMD's with it
 /// (in bf16 with AVX512-BF16), from 64 rows of `left` on; in bf16 on x86 without AVX-512 always,
 /// since LibTorch goes through it number by number there. Throws Error or c10::Error where shapes

@@ -72,6 +72,26 @@ TEST(Product, OfBf16FactorsIsGivenInFp32) {
   }
 }
 
+// Whoever multiplies, and however a weight is kept.
+TEST(Product, RoundsFp32WeightsToBf16) {
+  for (const auto& [left, right] : few_and_many_rows(torch::kBFloat16)) {
+    const Tensor weight = right.to(torch::kFloat32) * 1.0017, rounded = weight.to(torch::kBFloat16);
+    const Tensor product = product_of(left, rounded), c = torch::full({}, -0.7);
+    EXPECT_TRUE(torch::equal(product_of(left, weight), product));
+    EXPECT_TRUE(torch::equal(product_of(left, as_factor(weight, left)), product));
+    EXPECT_TRUE(torch::equal(product_as(torch::kFloat32, left, weight),
+                             product_as(torch::kFloat32, left, rounded)));
+    EXPECT_TRUE(torch::equal(scaled_plus_product(c, product, left, weight),
+                             scaled_plus_product(c, product, left, rounded)));
+    Tensor stored = torch::empty_like(product), sum = product.clone(), expected = product.clone();
+    store_product(stored, left, weight);
+    EXPECT_TRUE(torch::equal(stored, product));
+    add_product(sum, left, weight);
+    add_product(expected, left, rounded);
+    EXPECT_TRUE(torch::equal(sum, expected));
+  }
+}
+
 TEST(Product, AddsAMultipleOfAnother) {
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
     for (const auto& [left, right] : few_and_many_rows(dtype)) {
@@ -89,7 +109,7 @@ TEST(Product, RefusesWhatDoesNotFit) {
   const Tensor left = torch::empty({3, 4}, torch::kBFloat16);
   EXPECT_ANY_THROW(store_product(out, left, torch::empty({5, 2}, torch::kBFloat16)));
   EXPECT_ANY_THROW(store_product(out, left, torch::empty({4, 3}, torch::kBFloat16)));
-  EXPECT_ANY_THROW(store_product(out, left, torch::empty({4, 2})));
+  EXPECT_ANY_THROW(store_product(out, left, torch::empty({4, 2}, torch::kFloat64)));
   EXPECT_ANY_THROW(add_product(out, left, torch::empty({5, 2}, torch::kBFloat16)));
   Tensor wide = torch::empty({3, 2});
   EXPECT_ANY_THROW(store_product(wide, left, torch::empty({4, 2}, torch::kBFloat16)));
@@ -145,6 +165,19 @@ TEST_P(ProductVariant, IsThatOfFp64) {
         cpu::multiply(GetParam(), across, left, right, product, -1);
         EXPECT_TRUE(is_rounded_once(across, exact - product.to(torch::kFloat64), K));
       }
+    }
+  }
+}
+
+TEST_P(ProductVariant, RoundsAnFp32RightFactor) {
+  for (const auto& [M, K, N] : {Sizes{5, 1, 1}, Sizes{5, 1100, 7}, Sizes{13, 9, 577},
+                                Sizes{150, 513, 25}, Sizes{150, 4200, 600}, Sizes{60, 2301, 130}}) {
+    for (const auto& [wide_left, right] : factors(M, K, N, torch::kFloat32)) {
+      const Tensor left = wide_left.to(torch::kBFloat16);
+      Tensor out = torch::empty({M, N}, torch::kBFloat16), expected = torch::empty_like(out);
+      cpu::multiply(GetParam(), out, left, right, {}, 0);
+      cpu::multiply(GetParam(), expected, left, right.to(torch::kBFloat16), {}, 0);
+      EXPECT_TRUE(torch::equal(out, expected)) << M << " x " << K << " x " << N;
     }
   }
 }

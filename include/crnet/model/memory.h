@@ -16,8 +16,9 @@ struct StepShape {
   bool bf16 = true;              ///< activations in bf16, else in fp32
   RecomputePlan recompute = {};  ///< no blocks: everything is kept
   bool accumulates = false;      ///< gradients of a former micro-batch are there
-  bool on_cpu = true;            ///< where grouped keys and values are not spread out, q and k
-                                 ///< are rotated again, and chunks of logits are smaller
+  bool on_cpu = true;            ///< on this machine's CPU, where grouped keys and values are not
+                                 ///< spread out, q and k are rotated again, chunks of logits are
+                                 ///< smaller, and products may round weights to bf16 themselves
 };
 
 /// Bytes that the forward pass keeps for the backward pass, by kind.
@@ -38,7 +39,8 @@ struct MemoryCounts {
   int64_t weights = 0;           ///< fp32 masters, and what else is there of weights throughout
   int64_t gradients = 0;         ///< when the backward pass is done
   int64_t optimizer = 0;         ///< two fp32 moments of AdamW
-  int64_t weight_copies = 0;     ///< bf16 copies that the backward pass reads
+  int64_t weight_copies = 0;     ///< bf16 copies that the backward pass reads; none where products
+                                 ///< round weights themselves
   int64_t buffers = 0;           ///< of communication: gathered weights, gradients on their way
   ActivationCounts activations;  ///< per micro-batch
   /// Most at any moment of what was kept and of Y rebuilt from it, apart from the block that is

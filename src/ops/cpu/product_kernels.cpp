@@ -153,8 +153,8 @@ void multiply(const ProductTask<T>& task, float* scratch) {
 }
 
 template <class T>
-constexpr ProductKernels<T> kTable = {TermsOf<T>::kDepth, reads_in_place<T>, panels_size<T>,
-                                      pack_piece<T>, multiply<T>};
+constexpr ProductKernels<T> kTable = {TermsOf<T>::kDepth, reads_in_place<T>,    panels_size<T>,
+                                      pack_piece<T, T>,   pack_piece<T, float>, multiply<T>};
 
 }  // namespace
 

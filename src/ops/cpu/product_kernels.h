@@ -23,9 +23,9 @@ constexpr int64_t kProductLanes = 16;
 constexpr int64_t kProductScratch = kProductRows * (kProductDepth + 2);
 
 /// The right factor [depth, columns], laid out as panels of columns: widened, or as pairs.
-template <class T>
+template <class Right>
 struct PackTask {
-  MatrixView<T> right;
+  MatrixView<Right> right;
   int64_t depth = 0, columns = 0;
   float* panels = nullptr;  // panels_size(depth, columns)
 };
@@ -64,6 +64,8 @@ struct ProductKernels {
   int64_t (*panels_size)(int64_t depth, int64_t columns);
   /// Piece `piece` of `pieces` of the packing.
   void (*pack)(const PackTask<T>& task, int64_t piece, int64_t pieces);
+  /// The same of an fp32 right factor, rounded to T.
+  void (*pack_fp32)(const PackTask<float>& task, int64_t piece, int64_t pieces);
   /// `scratch` holds kProductScratch numbers.
   void (*multiply)(const ProductTask<T>& task, float* scratch);
 };

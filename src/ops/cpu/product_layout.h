@@ -49,10 +49,10 @@ inline V pair_up(V first, V second) {
 
 // Step k of a matrix whose depth lies across: the numbers, or pairs, of `row` and what is `across`
 // of it; zeros behind `count`.
-template <class V, class T>
+template <class V, bool kPairs, class T>
 inline V load_step(const T* row, int64_t across, bool has_second, int64_t count) {
   const V first = load_part<V>(row, count);
-  if constexpr (kInPairs<T>) {
+  if constexpr (kPairs) {
     return pair_up(first, has_second ? load_part<V>(row + across, count) : V{});
   } else {
     return first;
@@ -78,14 +78,27 @@ int64_t panels_size(int64_t depth, int64_t columns) {
   return num_panels(columns) * panel_stride(steps_of<T>(depth));
 }
 
+// The elements of a right factor for a product of T, and two that lie one after another.
+template <class T, class Right>
+struct Elements {
+  using Single = Right;
+  using Pair = float;
+};
+template <>
+struct Elements<bfloat16, float> {
+  using Single = Rounded;
+  using Pair = RoundedPair;
+};
+
 // Row by row, as the matrix lies in memory.
-template <class T>
-void pack_rows(const PackTask<T>& task, int64_t begin, int64_t end) {
+template <class T, class Right>
+void pack_rows(const PackTask<Right>& task, int64_t begin, int64_t end) {
   constexpr int64_t kDepth = TermsOf<T>::kDepth;
+  using Element = typename Elements<T, Right>::Single;
   const int64_t stride = panel_stride(steps_of<T>(task.depth));
   for (int64_t step = begin; step < end; ++step) {
     const int64_t k = step * kDepth;
-    const T* const row = task.right.data + k * task.right.row;
+    const auto* const row = reinterpret_cast<const Element*>(task.right.data + k * task.right.row);
     for (int64_t i = kAhead; i < kAhead + kDepth && k + i < task.depth; ++i) {
       fetch(row + i * task.right.row, task.columns);
     }
@@ -93,18 +106,20 @@ void pack_rows(const PackTask<T>& task, int64_t begin, int64_t end) {
       const int64_t width = panel_width(column, task.columns);
       float* const to = task.panels + column / kPanelColumns * stride + step * width;
       for (int64_t j = 0; j < width; j += kLanes) {
-        store_vector(to + j, load_step<Vector>(row + column + j, task.right.row, k + 1 < task.depth,
-                                               task.columns - column - j));
+        store_vector(to + j,
+                     load_step<Vector, kInPairs<T>>(row + column + j, task.right.row,
+                                                    k + 1 < task.depth, task.columns - column - j));
       }
     }
   }
 }
 
 // The matrix lies column by column. Pairs lie there as they are, and are moved like numbers.
-template <class T>
-void pack_columns(const PackTask<T>& task, int64_t begin, int64_t end) {
+template <class T, class Right>
+void pack_columns(const PackTask<Right>& task, int64_t begin, int64_t end) {
   constexpr int64_t kDepth = TermsOf<T>::kDepth;
-  using Element = std::conditional_t<kInPairs<T>, float, T>;
+  using Of = Elements<T, Right>;
+  using Element = std::conditional_t<kInPairs<T>, typename Of::Pair, typename Of::Single>;
   const int64_t steps = steps_of<T>(task.depth), stride = task.right.column / kDepth;
   for (int64_t panel = begin; panel < end; ++panel) {
     const int64_t column = panel * kPanelColumns, width = panel_width(column, task.columns);
@@ -115,15 +130,15 @@ void pack_columns(const PackTask<T>& task, int64_t begin, int64_t end) {
   }
 }
 
-template <class T>
-void pack_piece(const PackTask<T>& task, int64_t piece, int64_t pieces) {
+template <class T, class Right>
+void pack_piece(const PackTask<Right>& task, int64_t piece, int64_t pieces) {
   if (task.depth == 0) return;
   if (task.right.column == 1) {
     const int64_t steps = steps_of<T>(task.depth);
-    return pack_rows(task, steps * piece / pieces, steps * (piece + 1) / pieces);
+    return pack_rows<T>(task, steps * piece / pieces, steps * (piece + 1) / pieces);
   }
   const int64_t panels = num_panels(task.columns);
-  pack_columns(task, panels * piece / pieces, panels * (piece + 1) / pieces);
+  pack_columns<T>(task, panels * piece / pieces, panels * (piece + 1) / pieces);
 }
 
 template <class From, class To>
@@ -195,8 +210,9 @@ class LeftRows {
       float* to = scratch_ + step * kGroup;
       for (int64_t row = 0; row < task_.rows; row += kGroup, to += group_stride(steps_)) {
         for (int i = 0; i < kGroup; i += kWidth) {
-          store_vector(to + i, load_step<V>(from + row + i, task_.left.column, k + 1 < task_.depth,
-                                            task_.rows - row - i));
+          store_vector(to + i,
+                       load_step<V, kInPairs<T>>(from + row + i, task_.left.column,
+                                                 k + 1 < task_.depth, task_.rows - row - i));
         }
       }
     }

@@ -40,6 +40,47 @@ inline V load_as(const bfloat16* p) {
   return reinterpret_cast<V>(__builtin_convertvector(halves, Bits) << 16);
 }
 
+template <class V>
+using HalvesOf = typename VectorOf<uint16_t, sizeof(V) / sizeof(float)>::Type;
+
+// As store() of one number; by the processor's own rounding numbers below 2^−126 are 0.
+template <class V>
+inline HalvesOf<V> round_to_halves(V v) {
+  using Bits = typename VectorOf<uint32_t, sizeof(V) / sizeof(float)>::Type;
+  const Bits bits = reinterpret_cast<Bits>(v);
+  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+  const Bits chosen = (bits & 0x7fffffffu) > 0x7f800000u ? Bits{} + 0x7fc0u : rounded;
+  return __builtin_convertvector(chosen, HalvesOf<V>);
+}
+#if defined(__AVX512BF16__)
+inline HalvesOf<Vector> round_to_halves(Vector v) {
+  return reinterpret_cast<HalvesOf<Vector>>(_mm512_cvtneps_pbh(reinterpret_cast<__m512>(v)));
+}
+inline HalvesOf<VectorOf<float, 8>::Type> round_to_halves(VectorOf<float, 8>::Type v) {
+  return reinterpret_cast<HalvesOf<VectorOf<float, 8>::Type>>(
+      _mm256_cvtneps_pbh(reinterpret_cast<__m256>(v)));
+}
+#endif
+
+// fp32 numbers in memory that are read as bf16: one, or two in the place of one fp32 number.
+struct Rounded {
+  float value;
+};
+struct RoundedPair {
+  float values[2];
+};
+template <class V>
+inline V load_as(const Rounded* p) {
+  using Bits = typename VectorOf<uint32_t, sizeof(V) / sizeof(float)>::Type;
+  const auto halves = round_to_halves(load_as<V>(&p->value));
+  return reinterpret_cast<V>(__builtin_convertvector(halves, Bits) << 16);
+}
+template <class V>
+inline V load_as(const RoundedPair* p) {
+  using Both = typename VectorOf<float, 2 * sizeof(V) / sizeof(float)>::Type;
+  return reinterpret_cast<V>(round_to_halves(load_as<Both>(p->values)));
+}
+
 // The first `count` elements; zeros behind them.
 template <class V, class T>
 inline V load_part(const T* p, int64_t count) {
@@ -55,17 +96,8 @@ inline void store_vector(float* p, V v) {
   memcpy(p, &v, sizeof(v));
 }
 
-// As store() of one number; by the processor's own rounding numbers below 2^−126 are 0.
 inline void store_vector(bfloat16* p, Vector v) {
-#if defined(__AVX512BF16__)
-  const __m256bh halves = _mm512_cvtneps_pbh(reinterpret_cast<__m512>(v));
-#else
-  using Bits = VectorOf<uint32_t, kLanes>::Type;
-  const Bits bits = reinterpret_cast<Bits>(v);
-  const Bits rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const Bits chosen = (bits & 0x7fffffffu) > 0x7f800000u ? Bits{} + 0x7fc0u : rounded;
-  const auto halves = __builtin_convertvector(chosen, VectorOf<uint16_t, kLanes>::Type);
-#endif
+  const auto halves = round_to_halves(v);
   memcpy(p, &halves, sizeof(halves));
 }
 
