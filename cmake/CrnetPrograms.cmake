@@ -42,7 +42,7 @@ function(crnet_add_program target)
   cmake_parse_arguments(PARSE_ARGV 1 arg "" "NAME;LIBRARY" "")
   add_executable(${target} $<TARGET_OBJECTS:crnet_commands>)
   set_target_properties(${target} PROPERTIES OUTPUT_NAME ${arg_NAME} LINKER_LANGUAGE CXX)
-  target_link_libraries(${target} PRIVATE crnet_allocator ${arg_LIBRARY} crnet_options)
+  target_link_libraries(${target} PRIVATE ${arg_LIBRARY} crnet_options)
 endfunction()
 
 if(CRNET_HAS_TWO_PROGRAMS)

@@ -23,7 +23,7 @@ packages=(
   g++ cmake ninja-build ccache pkg-config ca-certificates
   python3 python3-venv perl perl-doc
   libcxxopts-dev libspdlog-dev nlohmann-json3-dev libyaml-cpp-dev libsentencepiece-dev
-  libxxhash-dev zlib1g-dev libzstd-dev libjemalloc-dev libgloo-dev libgtest-dev libgmock-dev
+  libxxhash-dev zlib1g-dev libzstd-dev libgloo-dev libgtest-dev libgmock-dev
   openmpi-bin
 )
 stage_dir=
@@ -41,7 +41,7 @@ refuse_system() {
   cat >&2 <<TEXT
 setup.sh: this system is neither Debian nor Ubuntu. crnet needs, from its package manager:
   a C++20 compiler (g++ 12), CMake 3.25, Ninja, Python 3.11 with venv; optional: ccache, perl-doc,
-  mpirun, jemalloc
+  mpirun
   cxxopts 3.1, spdlog 1.10, nlohmann-json 3.11, yaml-cpp 0.7, sentencepiece 0.1.97 with its
   trainer, xxhash, zlib, zstd, GoogleTest 1.12, each with its headers; headers of Gloo
 and LibTorch 2.11 (the Python package torch). Or, without root: run

@@ -105,7 +105,10 @@ LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tenso
   LossAndGradients result{torch::zeros({}, wide), {}, {}};
   if (want_gradients) {
     result.hidden = torch::empty_like(hidden);
-    if (rows == 0) result.weight = torch::zeros(weight.sizes(), weight.options());
+    // Before the chunk, whose place at the end of the memory then fits what comes last and is as
+    // large: the gradient of the embedding.
+    result.weight = torch::empty(weight.sizes(), weight.options());
+    if (rows == 0) result.weight.zero_();
   }
   const Tensor chunk = torch::empty({std::min(chunk_rows, rows), w.size(0)}, hidden.options());
   for (int64_t begin = 0; begin < rows; begin += chunk_rows) {
@@ -118,7 +121,7 @@ LossAndGradients compute(const Tensor& hidden, const Tensor& weight, const Tenso
     Tensor dh = result.hidden.narrow(0, begin, n);
     store_product(dh, logits, w);
     if (begin == 0) {
-      result.weight = product_as(weight.scalar_type(), logits.t(), h);
+      store_product(result.weight, logits.t(), h);
     } else {
       add_product(result.weight, logits.t(), h);
     }

@@ -41,8 +41,10 @@ bool is_own(torch::ScalarType dtype, int64_t rows) {
          (rows >= kFewRows || is_slow_in_libtorch(torch::kCPU, dtype));
 }
 
-bool is_own(const Tensor& left, const Tensor& right) {
-  return cpu::takes_product(left, right) && is_own(left.scalar_type(), left.size(0));
+bool is_own(const Tensor& left, const Tensor& right, const Tensor& out) {
+  const auto dtype = out.scalar_type();
+  return cpu::takes_product(left, right) && is_own(left.scalar_type(), left.size(0)) &&
+         (dtype == left.scalar_type() || dtype == torch::kFloat32);
 }
 
 bool is_rounded(const Tensor& left, const Tensor& right) {
@@ -54,31 +56,23 @@ Tensor as_left(const Tensor& right, const Tensor& left) {
   return is_rounded(left, right) ? right.to(left.scalar_type()) : right;
 }
 
-void check(const Tensor& left, const Tensor& right, const Tensor& out,
-           torch::ScalarType out_dtype) {
-  const auto dtype = left.scalar_type();
+void check(const Tensor& left, const Tensor& right, const Tensor& out) {
   const bool fits = left.dim() == 2 && right.dim() == 2 && out.dim() == 2 &&
                     left.size(1) == right.size(0) && left.size(0) == out.size(0) &&
-                    right.size(1) == out.size(1) && out.scalar_type() == out_dtype &&
-                    (right.scalar_type() == dtype || is_rounded(left, right));
+                    right.size(1) == out.size(1) &&
+                    (right.scalar_type() == left.scalar_type() || is_rounded(left, right));
   if (fits) return;
   std::ostringstream text;
-  text << "[product] expected [M, K] times [K, N] of its dtype (or fp32 for bf16) with [M, N] of "
-       << out_dtype << ", got " << left.sizes() << ", " << right.sizes() << " and " << out.sizes()
-       << " of " << dtype << ", " << right.scalar_type() << " and " << out.scalar_type();
+  text << "[product] expected [M, K] times [K, N] of its dtype (or fp32 for bf16) with [M, N], got "
+       << left.sizes() << " " << left.scalar_type() << ", " << right.sizes() << " "
+       << right.scalar_type() << " and " << out.sizes();
   throw Error(text.str());
 }
 
-Tensor own_product(torch::ScalarType dtype, const Tensor& left, const Tensor& right) {
-  const Tensor out = torch::empty({left.size(0), right.size(1)}, left.options().dtype(dtype));
-  check(left, right, out, dtype);
-  cpu::multiply(out, left, right, {}, 0);
-  return out;
-}
-
 // cuBLAS writes the fp32 sums of bf16 factors as they are.
-bool is_widened(torch::ScalarType dtype, const Tensor& left) {
-  return left.is_cuda() && left.scalar_type() == torch::kBFloat16 && dtype == torch::kFloat32;
+bool is_widened(const Tensor& out, const Tensor& left) {
+  return left.is_cuda() && left.scalar_type() == torch::kBFloat16 &&
+         out.scalar_type() == torch::kFloat32;
 }
 
 // total += part, of a narrower dtype. LibTorch first makes a copy of `part` in the wider one: a few
@@ -113,36 +107,38 @@ Tensor as_factor(const Tensor& weight, const Tensor& x) {
 }
 
 Tensor product_of(const Tensor& left, const Tensor& right) {
-  return is_own(left, right) ? own_product(left.scalar_type(), left, right)
-                             : at::mm(left, as_left(right, left));
+  return product_as(left.scalar_type(), left, right);
 }
 
 Tensor product_as(torch::ScalarType dtype, const Tensor& left, const Tensor& right) {
-  if (is_widened(dtype, left)) return at::mm(left, as_left(right, left), dtype);
-  if (dtype == torch::kFloat32 && is_own(left, right)) return own_product(dtype, left, right);
-  return product_of(left, right).to(dtype);
+  Tensor out = torch::empty({left.size(0), right.size(1)}, left.options().dtype(dtype));
+  store_product(out, left, right);
+  return out;
 }
 
 void store_product(Tensor& out, const Tensor& left, const Tensor& right) {
-  check(left, right, out, left.scalar_type());
-  if (is_own(left, right)) {
+  check(left, right, out);
+  if (is_own(left, right, out)) {
     cpu::multiply(out, left, right, {}, 0);
-  } else {
+  } else if (is_widened(out, left)) {
+    at::mm_out(out, left, as_left(right, left), out.scalar_type());
+  } else if (out.scalar_type() == left.scalar_type()) {
     at::mm_out(out, left, as_left(right, left));
+  } else {
+    out.copy_(at::mm(left, as_left(right, left)));
   }
 }
 
 void add_product(Tensor& sum, const Tensor& left, const Tensor& right) {
-  if (is_widened(sum.scalar_type(), left)) {
-    at::addmm_out(sum, sum, left, as_left(right, left), sum.scalar_type());
-  } else if (is_own(left, right) &&
-             (sum.scalar_type() == left.scalar_type() || sum.scalar_type() == torch::kFloat32)) {
-    check(left, right, sum, sum.scalar_type());
+  check(left, right, sum);
+  if (is_own(left, right, sum)) {
     cpu::multiply(sum, left, right, sum, 1);
-  } else if (sum.scalar_type() != left.scalar_type()) {
-    add_by_rows(sum, product_of(left, right));
-  } else {
+  } else if (is_widened(sum, left)) {
+    at::addmm_out(sum, sum, left, as_left(right, left), sum.scalar_type());
+  } else if (sum.scalar_type() == left.scalar_type()) {
     sum.addmm_(left, as_left(right, left));
+  } else {
+    add_by_rows(sum, product_of(left, right));
   }
 }
 
@@ -155,10 +151,10 @@ Tensor scaled(const Tensor& t, const Tensor& c) {
 
 Tensor scaled_plus_product(const Tensor& c, const Tensor& base, const Tensor& left,
                            const Tensor& right) {
-  if (!is_own(left, right) || !c.device().is_cpu()) {
+  if (!is_own(left, right, base) || !c.device().is_cpu()) {
     return scaled(base, c).addmm_(left, as_left(right, left));
   }
-  check(left, right, base, left.scalar_type());
+  check(left, right, base);
   Tensor out = torch::empty(base.sizes(), base.options());
   cpu::multiply(out, left, right, base, c.item<float>());
   return out;

@@ -30,7 +30,7 @@ namespace crnet {
 /// kernels; elsewhere it is first rounded to the factors' dtype.
 [[nodiscard]] torch::Tensor product_as(torch::ScalarType dtype, const torch::Tensor& left,
                                        const torch::Tensor& right);
-/// out = left · right.
+/// out = left · right, in out's dtype as in product_as().
 void store_product(torch::Tensor& out, const torch::Tensor& left, const torch::Tensor& right);
 /// sum += left · right, rounded once; for an fp32 sum of bf16 factors as in product_as().
 void add_product(torch::Tensor& sum, const torch::Tensor& left, const torch::Tensor& right);

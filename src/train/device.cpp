@@ -2,9 +2,9 @@
 
 #include <ATen/DeviceAccelerator.h>
 #include <c10/core/AllocatorConfig.h>
+#include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
-#include <malloc.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <torch/cuda.h>
@@ -21,6 +21,7 @@
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "ops/product.h"
+#include "train/tensor_memory.h"
 
 namespace crnet {
 namespace {
@@ -207,12 +208,7 @@ std::string describe(const Runtime& runtime) {
 }
 
 void keep_freed_memory() {
-#if defined(__GLIBC__)
-  mallopt(M_MMAP_MAX, 0);
-  mallopt(M_TRIM_THRESHOLD, 2000000000);
-  mallopt(M_TOP_PAD, 64 << 20);
-  mallopt(M_ARENA_MAX, 1);
-#endif
+  c10::SetCPUAllocator(&tensor_memory());
 }
 
 }  // namespace crnet

@@ -16,10 +16,7 @@
 #include "crnet/model/costs.h"
 #include "train/parallel_state.h"
 #include "train/step_time.h"
-
-// jemalloc's, in a program that is linked with it.
-extern "C" [[gnu::weak]] int mallctl(const char* name, void* old_value, size_t* old_size,
-                                     void* new_value, size_t new_size);
+#include "train/tensor_memory.h"
 
 namespace crnet {
 namespace {
@@ -230,13 +227,12 @@ int64_t available_on_cpu() {
       "recompute.memory_budget to a size");
 }
 
-// What glibc or jemalloc keep for later.
+// What is kept for later.
 void return_freed_memory() {
 #if defined(__GLIBC__)
   malloc_trim(0);
 #endif
-  // All arenas together are number 4096 (jemalloc's MALLCTL_ARENAS_ALL).
-  if (mallctl != nullptr) mallctl("arena.4096.purge", nullptr, nullptr, nullptr, 0);
+  return_free_tensor_memory();
 }
 
 }  // namespace
