@@ -12,6 +12,7 @@ endif()
 if(CRNET_SANITIZE)
   set(_sanitize -fsanitize=${CRNET_SANITIZE} -fno-omit-frame-pointer -fno-sanitize=vptr)
   target_compile_options(crnet_options INTERFACE ${_sanitize} -g1)
+  target_compile_definitions(crnet_options INTERFACE CRNET_SANITIZE)
   target_link_options(crnet_options INTERFACE ${_sanitize})
 endif()
 

@@ -66,10 +66,9 @@ class StepMemory {
         plan_(shape.recompute.blocks),
         spread_(spreads_keys(config, shape)),
         size_(shape.bf16 ? 2 : kFp32),
-        tokens_(shape.batch * shape.sequence_length) {
+        tokens_(shape.batch * shape.sequence_length),
+        casts_weights_(casts_weights(shape)) {
     if (plan_.empty()) plan_.assign(static_cast<size_t>(config.num_layers), {.graph = true});
-    casts_weights_ =
-        shape.bf16 && !(shape.on_cpu && rounds_weights_as_packed(torch::kBFloat16, tokens_));
     if (config.architecture == Architecture::kCRNet) outputs_ = size_ * config.output_elements();
   }
 
@@ -94,8 +93,15 @@ class StepMemory {
   [[nodiscard]] int64_t working_set(size_t layer) const;
   [[nodiscard]] bool inverts_below(size_t layer) const;
   [[nodiscard]] int64_t in_backward(size_t layer) const;
+  // Matrices of the head in bf16 while a chunk of so many rows is worked on.
+  [[nodiscard]] int64_t head_copies(int64_t rows) const {
+    if (!shape_.bf16) return 0;
+    if (!shape_.on_cpu) return 1;
+    return (rounds_weights_as_packed(torch::kBFloat16, rows) ? 0 : 1) +
+           (rounds_weights_as_packed(torch::kBFloat16, config_.vocab_size) ? 0 : 1);
+  }
   // Bytes in all.
-  [[nodiscard]] int64_t copy(size_t layer) const {
+  [[nodiscard]] int64_t weight_copy(size_t layer) const {
     return casts_weights_ ? state_.units[layer + 1].copy : 0;
   }
   [[nodiscard]] int64_t taken(const StateMemory::Unit& unit) const;
@@ -108,8 +114,9 @@ class StepMemory {
   const StepShape& shape_;
   const StateMemory& state_;
   std::vector<BlockPlan> plan_;
-  bool spread_, casts_weights_;
+  bool spread_;
   int64_t size_, tokens_;
+  bool casts_weights_;
   int64_t outputs_ = 0;  // Y of the seven projections of a block
 };
 
@@ -219,7 +226,7 @@ void StepMemory::count_activations(MemoryCounts& memory) const {
     all.outputs += tokens_ * block.outputs;
     all.attention += tokens_ * block.attention;
     all.graphs += tokens_ * block.graphs;
-    if (plan_[layer].graph) memory.weight_copies += copy(layer);
+    if (plan_[layer].graph) memory.weight_copies += weight_copy(layer);
   }
 }
 
@@ -237,14 +244,13 @@ MemoryCounts StepMemory::count() const {
   memory.logits_chunk = size_ * rows * config_.vocab_size;
   count_activations(memory);
 
-  // The head: one chunk of logits; where products are LibTorch's, its matrix in the compute dtype,
-  // on a CPU also a chunk's gradient of it.
+  // The head: one chunk of logits, and of its matrix where it has to be cast, and of a chunk's
+  // gradient of it where that is not added in fp32.
   int64_t live =
       memory.activations.total() + memory.weight_copies + memory.head_gradient + state_.gradients;
   int64_t most_buffers = config_.tie_embeddings ? embedding.gathered : head.gathered;
-  int64_t most = live + memory.logits_chunk +
-                 (casts_weights_ ? (shape_.on_cpu ? 2 : 1) * size_ * head_matrix : 0) +
-                 most_buffers;
+  int64_t most =
+      live + memory.logits_chunk + head_copies(rows) * size_ * head_matrix + most_buffers;
   // A tied one's gradient waits for that of the embedding.
   if (!config_.tie_embeddings) {
     live += taken(head);
@@ -260,7 +266,7 @@ MemoryCounts StepMemory::count() const {
                   kept_here = tokens_ * kept(layer).total();
     const int64_t working = tokens_ * working_set(layer);
     live += taken(unit);
-    if (!plan_[layer].graph) live += copy(layer);
+    if (!plan_[layer].graph) live += weight_copy(layer);
     const int64_t buffers = gathered(layer) + in_transit(layer + 1);
     most = std::max(most, live + working + passing(layer) + buffers);
     most_buffers = std::max(most_buffers, buffers);
@@ -268,7 +274,7 @@ MemoryCounts StepMemory::count() const {
     memory.stored_peak =
         std::max(memory.stored_peak, stored - outputs + tokens_ * rebuilt_outputs(layer));
     stored -= kept_here;
-    live -= kept_here + copy(layer);
+    live -= kept_here + weight_copy(layer);
   }
   // The embedding's gradient comes last.
   live += taken(embedding) - memory.activations.head;
@@ -279,6 +285,11 @@ MemoryCounts StepMemory::count() const {
 }
 
 }  // namespace
+
+bool casts_weights(const StepShape& shape) {
+  const int64_t rows = shape.batch * shape.sequence_length;
+  return shape.bf16 && !(shape.on_cpu && rounds_weights_as_packed(torch::kBFloat16, rows));
+}
 
 MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape,
                           const StateMemory& state) {

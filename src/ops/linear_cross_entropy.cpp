@@ -174,7 +174,11 @@ int64_t default_chunk_rows(int64_t rows, int64_t vocab, bool on_cpu, torch::Scal
   const int64_t bytes = on_cpu ? kCpuChunkBytes : kGpuChunkBytes;
   const int64_t row = vocab * static_cast<int64_t>(c10::elementSize(dtype));
   const int64_t by_size = std::max<int64_t>(64, bytes / row / 64 * 64);
-  return std::min(by_size, rows > 64 ? (rows + 1) / 2 : rows);
+  if (rows <= 64) return rows;
+  // Of about one size: the last may not be of few rows, for which products have other ways.
+  const int64_t chunks = std::max<int64_t>(2, (rows + by_size - 1) / by_size);
+  const int64_t even = (rows + chunks - 1) / chunks;
+  return chunks == 2 ? even : std::min(by_size, (even + 63) / 64 * 64);
 }
 
 Tensor linear_cross_entropy(const Tensor& hidden, const Tensor& weight, const Tensor& targets,

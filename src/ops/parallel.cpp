@@ -23,12 +23,13 @@ void for_each_task(int64_t num_tasks, int64_t scratch_size,
                    const std::function<void(int64_t, float*)>& f) {
   std::atomic<int64_t> next{0};
   const int64_t threads = std::min<int64_t>(num_tasks, at::get_num_threads());
-  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
-    const auto scratch =
-        c10::GetCPUAllocator()->allocate(static_cast<size_t>(scratch_size) * sizeof(float));
-    for (int64_t task = next++; task < num_tasks; task = next++) {
-      f(task, static_cast<float*>(scratch.get()));
-    }
+  constexpr int64_t kLine = 64 / sizeof(float);
+  const int64_t stride = (scratch_size + kLine - 1) / kLine * kLine;
+  const auto scratch =
+      c10::GetCPUAllocator()->allocate(static_cast<size_t>(threads * stride) * sizeof(float));
+  at::parallel_for(0, threads, 1, [&](int64_t thread, int64_t) {
+    float* const own = static_cast<float*>(scratch.get()) + thread * stride;
+    for (int64_t task = next++; task < num_tasks; task = next++) f(task, own);
   });
 }
 

@@ -33,7 +33,7 @@ bool own_kernels_are_faster(torch::ScalarType dtype) {
 
 // LibTorch is faster where the left factor has so few rows that packing the right one costs more
 // than multiplying.
-bool is_own(torch::ScalarType dtype, int64_t rows) {
+bool own_is_faster(torch::ScalarType dtype, int64_t rows) {
   static const bool fp32 = own_kernels_are_faster(torch::kFloat32);
   static const bool bf16 = own_kernels_are_faster(torch::kBFloat16);
   constexpr int64_t kFewRows = 64;
@@ -43,7 +43,7 @@ bool is_own(torch::ScalarType dtype, int64_t rows) {
 
 bool is_own(const Tensor& left, const Tensor& right, const Tensor& out) {
   const auto dtype = out.scalar_type();
-  return cpu::takes_product(left, right) && is_own(left.scalar_type(), left.size(0)) &&
+  return cpu::takes_product(left, right) && own_is_faster(left.scalar_type(), left.size(0)) &&
          (dtype == left.scalar_type() || dtype == torch::kFloat32);
 }
 
@@ -51,8 +51,8 @@ bool is_rounded(const Tensor& left, const Tensor& right) {
   return left.scalar_type() == torch::kBFloat16 && right.scalar_type() == torch::kFloat32;
 }
 
-// For LibTorch, which takes factors of one dtype.
-Tensor as_left(const Tensor& right, const Tensor& left) {
+// The right factor for LibTorch, which takes two of one dtype.
+Tensor rounded_like(const Tensor& left, const Tensor& right) {
   return is_rounded(left, right) ? right.to(left.scalar_type()) : right;
 }
 
@@ -96,7 +96,7 @@ Tensor as_matrix(const Tensor& t) {
 }
 
 bool rounds_weights_as_packed(torch::ScalarType dtype, int64_t rows) {
-  return dtype == torch::kBFloat16 && is_own(dtype, rows);
+  return dtype == torch::kBFloat16 && own_is_faster(dtype, rows);
 }
 
 Tensor as_factor(const Tensor& weight, const Tensor& x) {
@@ -121,11 +121,11 @@ void store_product(Tensor& out, const Tensor& left, const Tensor& right) {
   if (is_own(left, right, out)) {
     cpu::multiply(out, left, right, {}, 0);
   } else if (is_widened(out, left)) {
-    at::mm_out(out, left, as_left(right, left), out.scalar_type());
+    at::mm_out(out, left, rounded_like(left, right), out.scalar_type());
   } else if (out.scalar_type() == left.scalar_type()) {
-    at::mm_out(out, left, as_left(right, left));
+    at::mm_out(out, left, rounded_like(left, right));
   } else {
-    out.copy_(at::mm(left, as_left(right, left)));
+    out.copy_(product_of(left, right));
   }
 }
 
@@ -134,9 +134,9 @@ void add_product(Tensor& sum, const Tensor& left, const Tensor& right) {
   if (is_own(left, right, sum)) {
     cpu::multiply(sum, left, right, sum, 1);
   } else if (is_widened(sum, left)) {
-    at::addmm_out(sum, sum, left, as_left(right, left), sum.scalar_type());
+    at::addmm_out(sum, sum, left, rounded_like(left, right), sum.scalar_type());
   } else if (sum.scalar_type() == left.scalar_type()) {
-    sum.addmm_(left, as_left(right, left));
+    sum.addmm_(left, rounded_like(left, right));
   } else {
     add_by_rows(sum, product_of(left, right));
   }
@@ -152,10 +152,10 @@ Tensor scaled(const Tensor& t, const Tensor& c) {
 Tensor scaled_plus_product(const Tensor& c, const Tensor& base, const Tensor& left,
                            const Tensor& right) {
   if (!is_own(left, right, base) || !c.device().is_cpu()) {
-    return scaled(base, c).addmm_(left, as_left(right, left));
+    return scaled(base, c).addmm_(left, rounded_like(left, right));
   }
   check(left, right, base);
-  Tensor out = torch::empty(base.sizes(), base.options());
+  const Tensor out = torch::empty(base.sizes(), base.options());
   cpu::multiply(out, left, right, base, c.item<float>());
   return out;
 }

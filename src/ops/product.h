@@ -20,11 +20,11 @@ namespace crnet {
 [[nodiscard]] torch::Tensor as_factor(const torch::Tensor& weight, const torch::Tensor& x);
 
 /// left [M, K] · right [K, N], of any strides and of one dtype; or right is fp32 for a bf16 left
-/// one, and rounded to bf16 first. By LibTorch's mm, or by crnet's own
-/// kernels (ops/cpu_product.h) where they are faster: on x86 without AVX-512, and on AMD's with it
-/// (in bf16 with AVX512-BF16), from 64 rows of `left` on; in bf16 on x86 without AVX-512 always,
-/// since LibTorch goes through it number by number there. Throws Error or c10::Error where shapes
-/// or dtypes do not fit.
+/// one, and rounded to bf16 first. Without a graph. By LibTorch's mm, or by crnet's own kernels
+/// (ops/cpu_product.h) where they are faster: on x86 without AVX-512, and on AMD's with it (in bf16
+/// with AVX512-BF16), from 64 rows of `left` on; in bf16 on x86 without AVX-512 always, since
+/// LibTorch goes through it number by number there. Throws Error or c10::Error where shapes or
+/// dtypes do not fit.
 [[nodiscard]] torch::Tensor product_of(const torch::Tensor& left, const torch::Tensor& right);
 /// The same in `dtype`. bf16 factors' fp32 result is not rounded on a GPU, nor by crnet's own
 /// kernels; elsewhere it is first rounded to the factors' dtype.

@@ -5,6 +5,7 @@
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <dlfcn.h>
+#include <malloc.h>
 #include <sched.h>
 #include <sys/resource.h>
 #include <torch/cuda.h>
@@ -208,6 +209,12 @@ std::string describe(const Runtime& runtime) {
 }
 
 void keep_freed_memory() {
+#if defined(__GLIBC__)
+  // For what is no tensor, such as the working memory of LibTorch's libraries.
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, 2000000000);
+  mallopt(M_ARENA_MAX, 1);
+#endif
   c10::SetCPUAllocator(&tensor_memory());
 }
 

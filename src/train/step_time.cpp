@@ -85,7 +85,7 @@ class StepTime {
     return size_ * tokens_ * V * 6 + 6 * kFp32 * V * C;
   }
   // fp32 read, bf16 written, per weight.
-  [[nodiscard]] double cast_bytes() const { return shape_.bf16 ? kFp32 + size_ : 0; }
+  [[nodiscard]] double cast_bytes() const { return casts_weights(shape_) ? kFp32 + size_ : 0; }
 
   const ModelConfig& config_;
   const StepShape& shape_;

@@ -79,6 +79,8 @@ TEST(Product, RoundsFp32WeightsToBf16) {
     const Tensor product = product_of(left, rounded), c = torch::full({}, -0.7);
     EXPECT_TRUE(torch::equal(product_of(left, weight), product));
     EXPECT_TRUE(torch::equal(product_of(left, as_factor(weight, left)), product));
+    EXPECT_EQ(as_factor(weight, left).is_same(weight),
+              rounds_weights_as_packed(torch::kBFloat16, left.size(0)));
     EXPECT_TRUE(torch::equal(product_as(torch::kFloat32, left, weight),
                              product_as(torch::kFloat32, left, rounded)));
     EXPECT_TRUE(torch::equal(scaled_plus_product(c, product, left, weight),
@@ -173,11 +175,44 @@ TEST_P(ProductVariant, RoundsAnFp32RightFactor) {
                                 Sizes{150, 513, 25}, Sizes{150, 4200, 600}, Sizes{60, 2301, 130}}) {
     for (const auto& [wide_left, right] : factors(M, K, N, torch::kFloat32)) {
       const Tensor left = wide_left.to(torch::kBFloat16);
+      const Tensor rounded = right.to(torch::kBFloat16);
       Tensor out = torch::empty({M, N}, torch::kBFloat16), expected = torch::empty_like(out);
       cpu::multiply(GetParam(), out, left, right, {}, 0);
-      cpu::multiply(GetParam(), expected, left, right.to(torch::kBFloat16), {}, 0);
+      cpu::multiply(GetParam(), expected, left, rounded, {}, 0);
       EXPECT_TRUE(torch::equal(out, expected)) << M << " x " << K << " x " << N;
+      const Tensor base = expected.clone();
+      cpu::multiply(GetParam(), out, left, right, base, 0.3);
+      cpu::multiply(GetParam(), expected, left, rounded, base, 0.3);
+      EXPECT_TRUE(torch::equal(out, expected)) << M << " x " << K << " x " << N;
+      Tensor wide = torch::empty({M, N}), expected_wide = torch::empty({M, N});
+      cpu::multiply(GetParam(), wide, left, right, {}, 0);
+      cpu::multiply(GetParam(), expected_wide, left, rounded, {}, 0);
+      EXPECT_TRUE(torch::equal(wide, expected_wide)) << M << " x " << K << " x " << N;
     }
+  }
+}
+
+// One number of the right factor at a time: ties, what becomes infinite, and what is no number.
+TEST_P(ProductVariant, RoundsAsLibTorchDoes) {
+  const Tensor numbers = torch::tensor({1.00390625F, 1.01171875F, -1.00390625F, 1.0039063F,
+                                        3.3895314e38F, 3.4e38F, INFINITY, -INFINITY, NAN, 0.0F});
+  for (const bool lies_across : {false, true}) {
+    Tensor right = torch::zeros({numbers.size(0), 40});
+    right.diagonal().copy_(numbers);
+    if (lies_across) right = right.t().contiguous().t();
+    const Tensor left = torch::eye(numbers.size(0)).to(torch::kBFloat16);
+    for (int64_t i = 0; i < numbers.size(0); ++i) {
+      Tensor out = torch::empty({1, 1});
+      cpu::multiply(GetParam(), out, left.narrow(0, i, 1).narrow(1, i, 1),
+                    right.narrow(0, i, 1).narrow(1, i, 1), {}, 0);
+      EXPECT_TRUE(torch::allclose(out.flatten()[0], numbers[i].to(torch::kBFloat16).to(out.dtype()),
+                                  0, 0, /*equal_nan=*/true))
+          << numbers[i].item<float>();
+    }
+    Tensor all = torch::empty({numbers.size(0), 40}, torch::kBFloat16);
+    const Tensor finite = right.nan_to_num(0, 0, 0).clamp(-1e38, 1e38);
+    cpu::multiply(GetParam(), all, left, finite, {}, 0);
+    EXPECT_TRUE(torch::equal(all, finite.to(torch::kBFloat16)));
   }
 }
 

@@ -21,6 +21,10 @@ struct StepShape {
                                  ///< smaller, and products may round weights to bf16 themselves
 };
 
+/// Whether bf16 copies of the blocks' weights are made: products by crnet's own kernels round the
+/// weights as they pack them.
+bool casts_weights(const StepShape& shape);
+
 /// Bytes that the forward pass keeps for the backward pass, by kind.
 struct ActivationCounts {
   int64_t inputs = 0;     ///< hidden inputs of rebuilt blocks

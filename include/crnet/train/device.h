@@ -45,10 +45,13 @@ std::string describe(const Runtime& runtime);
 /// "bf16", "fp32" or "fp64".
 std::string dtype_name(torch::ScalarType dtype);
 
-/// Has LibTorch keep the memory of CPU tensors that are freed, for the next ones, instead of handing
-/// it back to the system and faulting it in again a moment later, which costs a training step
-/// 125,000 page faults at 60M; and lay it out so that a step leaves few holes (docs/performance.md).
-/// For the whole process, so it is for a program to call, at its start; the crnet command does.
+/// Has LibTorch keep the memory of CPU tensors that are freed, for the next ones, instead of
+/// handing it back to the system and faulting it in again a moment later, which costs a training
+/// step 125,000 page faults at 60M; and lay it out so that a step leaves few holes
+/// (docs/performance.md). glibc keeps what else is freed. For the whole process, so it is for a
+/// program to call, at its start; the crnet command does. It reserves as many addresses as the
+/// machine has memory, and takes the place of LibTorch's CPU allocator, unless the program has set
+/// one of a higher priority.
 void keep_freed_memory();
 
 }  // namespace crnet

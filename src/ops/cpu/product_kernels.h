@@ -64,7 +64,7 @@ struct ProductKernels {
   int64_t (*panels_size)(int64_t depth, int64_t columns);
   /// Piece `piece` of `pieces` of the packing.
   void (*pack)(const PackTask<T>& task, int64_t piece, int64_t pieces);
-  /// The same of an fp32 right factor, rounded to T.
+  /// The same of an fp32 right factor, rounded to T (of fp32 the same function).
   void (*pack_fp32)(const PackTask<float>& task, int64_t piece, int64_t pieces);
   /// `scratch` holds kProductScratch numbers.
   void (*multiply)(const ProductTask<T>& task, float* scratch);

@@ -78,7 +78,7 @@ inline V load_as(const Rounded* p) {
 template <class V>
 inline V load_as(const RoundedPair* p) {
   using Both = typename VectorOf<float, 2 * sizeof(V) / sizeof(float)>::Type;
-  return reinterpret_cast<V>(round_to_halves(load_as<Both>(p->values)));
+  return reinterpret_cast<V>(round_to_halves(load_as<Both>(reinterpret_cast<const float*>(p))));
 }
 
 // The first `count` elements; zeros behind them.
