@@ -189,7 +189,7 @@ compare_python() {
 # What is cheap comes first. All contenders of a part are in the GPU's memory at once: of 7b, 53 GB
 # of weights and moments each; LLaMA 7B alone would fill the GPU.
 compare_with_python() {
-  local size=$1 batch=8 peers=eager,compile,graphs llama_peers=compile,graphs
+  local size=$1 batch=8 peers=eager,compile,graphs llama_peers=compile,graphs shares=1
   case $size in
     1b) batch=4 peers=eager,compile llama_peers=compile ;;
     7b) batch=1 peers=compile llama_peers= ;;
@@ -203,9 +203,10 @@ compare_with_python() {
   if [[ $llama_peers ]]; then
     compare_python "$size-method" 60 crnet,llama '' "$size" "$batch" || true
   fi
-  compare_python "$size-crnet" 200 crnet "$peers" "$size" "$batch" || true
+  if [[ $llama_peers ]]; then shares=2; fi  # of the time that is left
+  compare_python "$size-crnet" $(((DEADLINE - SECONDS) / shares)) crnet "$peers" "$size" "$batch" || true
   if [[ $llama_peers ]]; then
-    compare_python "$size-llama" 200 llama "$llama_peers" "$size" "$batch" || true
+    compare_python "$size-llama" "$DEADLINE" llama "$llama_peers" "$size" "$batch" || true
   fi
 }
 

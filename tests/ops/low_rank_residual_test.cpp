@@ -5,6 +5,9 @@
 #include <sys/resource.h>
 #include <torch/torch.h>
 
+#include <array>
+#include <cmath>
+
 #include "gradcheck.h"
 #include "ops/cuda/residual_layout.h"
 
@@ -49,6 +52,29 @@ TEST(InvertLowRankResidual, UndoesTheForwardPass) {
         replay_low_rank_residual(low, B, y_prev, torch::full({}, beta, torch::kFloat64), 1e-6);
     const double c = beta + (beta >= 0 ? 1e-6 : -1e-6);
     EXPECT_TRUE(torch::allclose(invert_low_rank_residual(low, B, y, c), y_prev, 1e-12, 1e-12));
+  }
+}
+
+// Few rows and many, whole and odd sizes, Y in rows that lie apart.
+TEST(ReplayAndInversion, MatchPlainOverDtypesAndOddSizes) {
+  torch::manual_seed(5);
+  constexpr double kEpsilon = 1e-6, kBeta = -0.7, kC = kBeta - kEpsilon;
+  for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+    for (const auto& [rows, R, out] :
+         {std::array<int64_t, 3>{5, 3, 7}, {70, 16, 33}, {67, 5, 48}, {130, 64, 64}}) {
+      SCOPED_TRACE(::testing::Message() << dtype << ", " << rows << " x " << R << " x " << out);
+      const Tensor low = torch::randn({2, rows, R}).to(dtype), B = torch::randn({R, out});
+      const Tensor y_prev = torch::randn({2, rows, out + 3}).to(dtype).narrow(-1, 1, out);
+      const auto wide = [](const Tensor& t) { return t.to(torch::kFloat64); };
+      const Tensor product = torch::matmul(wide(low), wide(B.to(dtype)));
+      const Tensor y = replay_low_rank_residual(low, B, y_prev, torch::full({}, kBeta), kEpsilon);
+      EXPECT_LT(relative_error(y, kC * wide(y_prev) + product), testing::tolerance_of(dtype));
+      // From a Y that was not rounded away from the product, so that the formula is all there is.
+      const Tensor inverted = invert_low_rank_residual(low, B, y, kC);
+      const double tolerance = testing::tolerance_of(dtype) * std::sqrt(static_cast<double>(R));
+      EXPECT_LT(relative_error(inverted, (wide(y) - product) / kC), tolerance);
+      EXPECT_EQ(inverted.scalar_type(), dtype);
+    }
   }
 }
 

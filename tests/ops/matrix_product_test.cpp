@@ -73,6 +73,34 @@ TEST(MatrixProducts, AreThoseOfEachWeightAlone) {
   }
 }
 
+// Few rows, and so many that own products begin and that weights are joined.
+TEST(MatrixProducts, MatchPlainOverDtypesAndOddSizes) {
+  torch::manual_seed(4);
+  for (const auto layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {
+    for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+      for (const int64_t rows : {1, 5, 67}) {
+        SCOPED_TRACE(::testing::Message()
+                     << dtype << ", 2 × " << rows << " rows, layout " << static_cast<int>(layout));
+        Tensors inputs = make_weights(layout, torch::kFloat32);
+        inputs.insert(inputs.begin(), torch::randn({2, rows, kIn}).to(dtype));
+        const auto fused = [&](const Tensors& t) {
+          return torch::cat(matrix_products(t[0], {t.begin() + 1, t.end()}, layout), -1);
+        };
+        const auto plain = [&](const Tensors& t) {
+          Tensors products;
+          for (size_t i = 1; i < t.size(); ++i) {
+            const Tensor weight = t[i].to(dtype).to(torch::kFloat64);
+            products.push_back(
+                torch::matmul(t[0], layout == WeightLayout::kInOut ? weight : weight.t()));
+          }
+          return torch::cat(products, -1);
+        };
+        testing::expect_fused_matches_plain(fused, plain, inputs, testing::tolerance_of(dtype));
+      }
+    }
+  }
+}
+
 TEST(MatrixProducts, GradientsMatchFiniteDifferences) {
   torch::manual_seed(2);
   for (const auto layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {

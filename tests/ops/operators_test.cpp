@@ -9,6 +9,7 @@
 #include "crnet/core/error.h"
 #include "crnet/ops/linear_cross_entropy.h"
 #include "crnet/ops/low_rank_residual.h"
+#include "crnet/ops/residual_sum.h"
 #include "crnet/ops/rms_norm.h"
 #include "crnet/ops/rope.h"
 #include "crnet/ops/swiglu.h"
@@ -235,6 +236,21 @@ TEST_F(SwigluTest, HoldsAtTheEndsOfTheRangeAndPassesNaN) {
     const auto y = swiglu(gate.to(on), torch::ones(6, on));
     EXPECT_LT(relative_error(y.narrow(0, 0, 5), expected.narrow(0, 0, 5)), 1e-6);
     EXPECT_TRUE(std::isnan(y[5].item<float>()));
+  }
+}
+
+// ---- residual sum
+
+TEST(ResidualSumTest, MatchesPlainOverDtypesAndOddSizes) {
+  torch::manual_seed(7);
+  for (const auto dtype : kFastDtypes) {
+    for (const int64_t width : {1, 5, 33, 64}) {
+      expect_fused_matches_plain(
+          [](const Tensors& t) { return residual_sum(t[0], t[1]); },
+          [](const Tensors& t) { return t[0] + t[1]; },
+          {torch::randn({3, 5, width}).to(dtype), torch::randn({3, 5, width}).to(dtype)},
+          tolerance_of(dtype));
+    }
   }
 }
 

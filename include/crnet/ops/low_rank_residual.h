@@ -20,7 +20,7 @@ torch::Tensor signed_scale(const torch::Tensor& beta, double epsilon);
 /// x [..., in] and y_prev [..., out] share a floating dtype, which is also that of the result
 /// [..., out] and of the products; A [in, R], B [R, out] and beta [] may be of a wider one (fp32
 /// masters under bf16 compute) and get gradients of their own dtype. For the backward pass it keeps
-/// x, x A, y_prev and the factors in the compute dtype, and nothing else; of an x that is the
+/// x, x A, y_prev and the factors as matrix_product() does, and nothing else; of an x that is the
 /// result of rms_norm, residual_sum, swiglu or rope nothing either, since that operator makes it
 /// again.
 ///

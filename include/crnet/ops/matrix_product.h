@@ -15,8 +15,8 @@ enum class WeightLayout {
 
 /// Y = X W, x [..., in] → [..., out], of x's dtype; the weight may be of a wider one (fp32 masters
 /// under bf16 compute) and gets a gradient of its own dtype. For the backward pass it keeps x and
-/// the weight in the compute dtype; nothing of an x that its operator makes again, as in
-/// low_rank_residual.
+/// the weight: a copy of it in x's dtype, or itself where crnet's own products round it; nothing of
+/// an x that its operator makes again, as in low_rank_residual.
 ///
 /// Where `product` is given and defined, [..., out], it is believed and nothing is multiplied;
 /// where it is undefined, the result is left there, without a graph.

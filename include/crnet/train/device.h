@@ -50,8 +50,8 @@ std::string dtype_name(torch::ScalarType dtype);
 /// step 125,000 page faults at 60M; and lay it out so that a step leaves few holes
 /// (docs/performance.md). glibc keeps what else is freed. For the whole process, so it is for a
 /// program to call, at its start; the crnet command does. It reserves as many addresses as the
-/// machine has memory, and takes the place of LibTorch's CPU allocator, unless the program has set
-/// one of a higher priority.
+/// machine has memory, or half of a limit on them (ulimit -v), and takes the place of LibTorch's
+/// CPU allocator, unless the program has set one of a higher priority.
 void keep_freed_memory();
 
 }  // namespace crnet

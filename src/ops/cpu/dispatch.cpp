@@ -3,7 +3,9 @@
 #endif
 
 #include <algorithm>
+#include <cstdlib>
 #include <initializer_list>
+#include <string_view>
 
 #include "ops/cpu/attention_kernels.h"
 #include "ops/cpu/kernels.h"
@@ -34,10 +36,21 @@ CRNET_DECLARE_VARIANT(avx512_bf16)
 
 namespace {
 
+// By the variable that chooses among LibTorch's own loops.
+Variant most_allowed() {
+  const char* const value = std::getenv("ATEN_CPU_CAPABILITY");
+  const std::string_view capability = value == nullptr ? "" : value;
+  if (capability == "default") return Variant::kBaseline;
+  if (capability == "avx2") return Variant::kAvx2;
+  if (capability == "avx512") return Variant::kAvx512;
+  return Variant::kAvx512Bf16;
+}
+
 Variant find_best_variant() {
   using enum Variant;
+  const Variant most = most_allowed();
   for (const Variant variant : {kAvx512Bf16, kAvx512, kAvx2}) {
-    if (supports(variant)) return variant;
+    if (variant <= most && supports(variant)) return variant;
   }
   return kBaseline;
 }

@@ -47,7 +47,8 @@ enum class Variant { kBaseline, kAvx2, kAvx512, kAvx512Bf16 };
 
 /// Whether this build and this processor have it.
 bool supports(Variant variant);
-/// The best that this processor supports.
+/// The best that this processor supports, of those that ATEN_CPU_CAPABILITY (default, avx2, avx512)
+/// leaves, if that is set at the start.
 Variant best_variant();
 /// Whether this is an x86 processor of AMD's.
 bool is_amd();
