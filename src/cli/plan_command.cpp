@@ -92,7 +92,7 @@ void print_memory(const PlannerInput& input) {
   row("working set", bytes(memory.working_set), "of the block that is differentiated");
   row("head's gradient", bytes(memory.head_gradient), "made in the forward pass");
   row("logits of one chunk", bytes(memory.logits_chunk), "for a moment");
-  row("peak", bytes(memory.peak), "estimated");
+  row("peak", bytes(memory.peak), "estimated, of tensors: the process itself comes on top");
 }
 
 void print_run(const RunConfig& config, const cxxopts::ParseResult& parsed) {

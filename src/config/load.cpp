@@ -66,6 +66,8 @@ std::string unknown_key_hint(const FieldList& list, const std::string& key) {
 std::string missing_file_hint(const fs::path& path) {
   std::vector<std::string> names;
   std::error_code ignored;
+  const fs::path of_run = path / "config.yaml";
+  if (fs::is_regular_file(of_run, ignored)) return "; did you mean " + of_run.string() + "?";
   for (const auto& entry : fs::directory_iterator(
            path.has_parent_path() ? path.parent_path() : fs::path("."), ignored)) {
     if (entry.is_regular_file(ignored)) names.push_back(entry.path().filename().string());

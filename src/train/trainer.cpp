@@ -277,7 +277,8 @@ StepMetrics TrainingRun::one_step() {
   const StepResult result = train_step(
       state_.pass, [&] { return loader_->next(); }, state_.optimizer, group_, *state_.parallel,
       plan);
-  stops_ = result.stops;
+  // A single process need not agree with others, and stops after the step in which it was told to.
+  stops_ = result.stops || (group_.size() == 1 && StopSignal::received() != 0);
 
   const int64_t tokens = plan.num_micro_batches * config_.micro_batch_tokens() * group_.size();
   state_.step += 1;

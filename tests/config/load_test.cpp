@@ -166,6 +166,14 @@ TEST(ConfigLoad, MissingFileNamesTheNearestInItsFolder) {
                 there + "?");
 }
 
+TEST(ConfigLoad, OfARunsFolderTheFileIsNamed) {
+  const ConfigFiles files;
+  const std::string there = files.write("run/config.yaml", "owner: Ada\n");
+  EXPECT_EQ(usage_error([&] { load(files.path("run")); }),
+            "[config] " + files.path("run") +
+                ": expected a YAML or JSON file, found none; did you mean " + there + "?");
+}
+
 TEST(ConfigLoad, ValidationErrorGetsThePlaceOfItsKey) {
   EXPECT_EQ(error_of("pond:\n  depth: 0.5\n  fish: true\n"),
             ":3: pond.fish: expected pond.depth of 1 or more with fish, got less");
