@@ -31,17 +31,20 @@ inline V load_as(const float* p) {
   memcpy(&v, p, sizeof(v));
   return v;
 }
-template <class V>
-inline V load_as(const bfloat16* p) {
-  constexpr int kCount = sizeof(V) / sizeof(float);
-  using Bits = typename VectorOf<uint32_t, kCount>::Type;
-  typename VectorOf<uint16_t, kCount>::Type halves;
-  memcpy(&halves, p, sizeof(halves));
-  return reinterpret_cast<V>(__builtin_convertvector(halves, Bits) << 16);
-}
 
 template <class V>
 using HalvesOf = typename VectorOf<uint16_t, sizeof(V) / sizeof(float)>::Type;
+template <class V>
+inline V widen(HalvesOf<V> halves) {
+  using Bits = typename VectorOf<uint32_t, sizeof(V) / sizeof(float)>::Type;
+  return reinterpret_cast<V>(__builtin_convertvector(halves, Bits) << 16);
+}
+template <class V>
+inline V load_as(const bfloat16* p) {
+  HalvesOf<V> halves;
+  memcpy(&halves, p, sizeof(halves));
+  return widen<V>(halves);
+}
 
 // As store() of one number; by the processor's own rounding numbers below 2^−126 are 0.
 template <class V>
@@ -71,9 +74,7 @@ struct RoundedPair {
 };
 template <class V>
 inline V load_as(const Rounded* p) {
-  using Bits = typename VectorOf<uint32_t, sizeof(V) / sizeof(float)>::Type;
-  const auto halves = round_to_halves(load_as<V>(&p->value));
-  return reinterpret_cast<V>(__builtin_convertvector(halves, Bits) << 16);
+  return widen<V>(round_to_halves(load_as<V>(&p->value)));
 }
 template <class V>
 inline V load_as(const RoundedPair* p) {
