@@ -17,14 +17,15 @@ using torch::Tensor;
 // Runs projections of x on it and on their outputs below; what they give goes up. Their places
 // follow each other from `first` on.
 std::vector<Tensor> project_up(const std::vector<const ProjectionLayer*>& layers, Projection first,
-                               const Tensor& x, const BlockState& below, BlockState& above) {
+                               const Tensor& x, const BlockState& below, BlockState& above,
+                               const RowWidths& widths = {}) {
   const auto from = static_cast<std::ptrdiff_t>(first);
   std::vector<Tensor> y_prev;
   if (!below.outputs.empty()) {
     const auto begin = below.outputs.begin() + from;
     y_prev.assign(begin, begin + static_cast<std::ptrdiff_t>(layers.size()));
   }
-  auto outputs = project(layers, x, y_prev);
+  auto outputs = project(layers, x, y_prev, widths);
   std::copy(outputs.begin(), outputs.end(), above.outputs.begin() + from);
   return outputs;
 }
@@ -74,17 +75,21 @@ Tensor AttentionImpl::forward(const Tensor& x, const BlockState& below, const Ro
 }
 
 MLPImpl::MLPImpl(const ModelConfig& config, int64_t layer, torch::Device device)
-    : activation_(config.architecture != Architecture::kCoLA || config.cola_mlp_activation),
+    : width_(config.ffn_size),
+      activation_(config.architecture != Architecture::kCoLA || config.cola_mlp_activation),
       gate_proj_(add_projection(*this, "gate_proj", config, layer, Projection::kGate, device)),
       up_proj_(add_projection(*this, "up_proj", config, layer, Projection::kUp, device)),
       down_proj_(add_projection(*this, "down_proj", config, layer, Projection::kDown, device)) {}
 
 Tensor MLPImpl::forward(const Tensor& x, const BlockState& below, BlockState& above) {
+  // Zeros behind a row's F numbers stay zeros in all of it, and so do their gradients.
+  const int64_t F = fast_row_width(width_, x.is_cuda(), x.scalar_type());
   const auto projected =  // [B, T, F] each
-      project_up({gate_proj_.get(), up_proj_.get()}, Projection::kGate, x, below, above);
+      project_up({gate_proj_.get(), up_proj_.get()}, Projection::kGate, x, below, above, {.out = F});
   const Tensor &gate = projected[0], &up = projected[1];
   const Tensor inner = activation_ ? swiglu(gate, up) : gate * up;
-  return project_up({down_proj_.get()}, Projection::kDown, inner, below, above)[0];  // [B, T, C]
+  return project_up({down_proj_.get()}, Projection::kDown, inner, below, above,
+                    {.in = F})[0];  // [B, T, C]
 }
 
 BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer, torch::Device device)

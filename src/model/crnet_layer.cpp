@@ -66,14 +66,16 @@ torch::Tensor* CRNetLayerImpl::held_product(TapeEntry& entry) const {
 }
 
 torch::Tensor CRNetLayerImpl::finish(const torch::Tensor& product, const torch::Tensor& y_prev,
-                                     TapeEntry& entry) const {
+                                     TapeEntry& entry, int64_t width) const {
   if (is_full_rank()) return product;
-  if (options.first()) return matrix_product(product, B, WeightLayout::kInOut, &entry.products.y);
+  if (options.first()) {
+    return matrix_product(product, B, WeightLayout::kInOut, &entry.products.y, {.out = width});
+  }
   entry.B = B;
   entry.beta = beta;
   entry.epsilon = options.epsilon();
   entry.y_prev = y_prev;
-  return cross_layer_sum(product, B, y_prev, beta, options.epsilon(), entry.products);
+  return cross_layer_sum(product, B, y_prev, beta, options.epsilon(), entry.products, width);
 }
 
 void CRNetLayerImpl::pretty_print(std::ostream& stream) const {

@@ -42,7 +42,7 @@ torch::Tensor FullRankLayerImpl::forward(const torch::Tensor& x, const torch::Te
 }
 
 torch::Tensor FullRankLayerImpl::finish(const torch::Tensor& product, const torch::Tensor&,
-                                        TapeEntry&) const {
+                                        TapeEntry&, int64_t) const {
   return product;
 }
 
@@ -65,8 +65,8 @@ torch::Tensor* CoLALayerImpl::held_product(TapeEntry& entry) const {
 }
 
 torch::Tensor CoLALayerImpl::finish(const torch::Tensor& product, const torch::Tensor&,
-                                    TapeEntry&) const {
-  return matrix_product(torch::silu(product), B, WeightLayout::kInOut);
+                                    TapeEntry&, int64_t width) const {
+  return matrix_product(torch::silu(product), B, WeightLayout::kInOut, nullptr, {.out = width});
 }
 
 ProjectionLayerPtr add_projection(torch::nn::Module& parent, const std::string& name,

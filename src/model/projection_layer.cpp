@@ -23,7 +23,7 @@ void check(const std::vector<const ProjectionLayer*>& layers, const std::vector<
 }  // namespace
 
 std::vector<Tensor> project(const std::vector<const ProjectionLayer*>& layers, const Tensor& x,
-                            const std::vector<Tensor>& y_prev) {
+                            const std::vector<Tensor>& y_prev, const RowWidths& widths) {
   check(layers, y_prev);
   if (layers.empty()) return {};
   std::vector<TapeEntry> unheld(layers.size());
@@ -38,11 +38,13 @@ std::vector<Tensor> project(const std::vector<const ProjectionLayer*>& layers, c
     weights.push_back(layers[i]->input_weight());
     held.push_back(layers[i]->held_product(*entries[i]));
   }
-  const auto products = matrix_products(x, weights, layers[0]->input_layout(), held);
+  const auto layout = layers[0]->input_layout();
+  const int64_t product_width = layout == WeightLayout::kOutIn ? widths.out : 0;
+  const auto products = matrix_products(x, weights, layout, held, {widths.in, product_width});
   std::vector<Tensor> outputs;
   for (size_t i = 0; i < layers.size(); ++i) {
     const Tensor below = y_prev.empty() ? Tensor() : y_prev[i];
-    outputs.push_back(layers[i]->finish(products[i], below, *entries[i]));
+    outputs.push_back(layers[i]->finish(products[i], below, *entries[i], widths.out));
   }
   return outputs;
 }

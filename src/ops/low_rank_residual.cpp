@@ -29,8 +29,9 @@ void describe_y_prev(std::ostream& text, const Tensor& y_prev) {
 }
 
 // Whether y_prev [..., out] goes with what is multiplied by B [R, out].
-bool fits_below(const Tensor& x, const Tensor& B, const Tensor& y_prev) {
-  return y_prev.defined() && y_prev.dim() == x.dim() && y_prev.size(-1) == B.size(1) &&
+bool fits_below(const Tensor& x, const Tensor& B, const Tensor& y_prev, int64_t width = 0) {
+  return y_prev.defined() && y_prev.dim() == x.dim() &&
+         y_prev.size(-1) == std::max(width, B.size(1)) &&
          y_prev.sizes().slice(0, y_prev.dim() - 1) == x.sizes().slice(0, x.dim() - 1) &&
          x.scalar_type() == y_prev.scalar_type();
 }
@@ -48,8 +49,9 @@ void check_residual(const Tensor& x, const Tensor& A, const Tensor& B, const Ten
   throw Error(text.str());
 }
 
-void check_sum(const Tensor& low, const Tensor& B, const Tensor& y_prev) {
-  if (B.dim() == 2 && low.dim() >= 1 && low.size(-1) == B.size(0) && fits_below(low, B, y_prev)) {
+void check_sum(const Tensor& low, const Tensor& B, const Tensor& y_prev, int64_t width) {
+  if (B.dim() == 2 && low.dim() >= 1 && low.size(-1) == B.size(0) &&
+      fits_below(low, B, y_prev, width)) {
     return;
   }
   std::ostringstream text;
@@ -136,6 +138,11 @@ Tensor residual_product_cuda(const Tensor& low, const Tensor& b, const Tensor& y
   return done ? y.view(y_prev.sizes()) : Tensor();
 }
 
+// B [R, out], as wide as the rows that low · B goes to.
+Tensor factor_below(const Tensor& B, const Tensor& low, const Tensor& y) {
+  return as_factor(B, low, {B.size(0), y.size(-1)});
+}
+
 // c Y_prev + low B. low [N, R] and y_prev of one dtype; b [R, out] of as_factor().
 Tensor residual_product(const Tensor& low, const Tensor& b, const Tensor& y_prev, const Tensor& c) {
   if (low.is_cuda()) {
@@ -151,12 +158,13 @@ class CrossLayerSum : public torch::autograd::Function<CrossLayerSum> {
                         const Tensor& y_prev, const Tensor& beta, double epsilon,
                         LowRankProducts* products) {
     RECORD_USER_SCOPE("crnet::cross_layer_sum");
-    const Tensor b = as_factor(B, low);
+    const Tensor b = factor_below(B, low, y_prev);
     const Tensor c = scale_of(beta, epsilon);
     if (!products->y.defined()) products->y = residual_product(as_matrix(low), b, y_prev, c);
     ctx->save_for_backward({low, b, y_prev, c});
     if (products->y_prev) ctx->saved_data["y_prev"] = c10::IValue::make_capsule(products->y_prev);
     ctx->saved_data["master"] = static_cast<int64_t>(B.scalar_type());
+    ctx->saved_data["sizes"] = B.sizes().vec();
     accept_carried<CrossLayerSum>(ctx);
     return products->y.variable_data();  // the result gets a graph, the held tensor none
   }
@@ -173,7 +181,8 @@ class CrossLayerSum : public torch::autograd::Function<CrossLayerSum> {
     const CrossLayerGradients cross = cross_layer_backward(ctx, grad_outputs[0], y_prev, c);
     const Tensor dlow = as_gradient_of(low, product_of(cross.y, b.t()));  // [..., R]
     const Tensor dB = product_as(master, as_matrix(low).t(), cross.y);    // [R, out]
-    return {dlow, dB, cross.y_prev, cross.beta, Tensor(), Tensor()};
+    const auto sizes = ctx->saved_data["sizes"].toIntVector();
+    return {dlow, without_padding(dB, sizes), cross.y_prev, cross.beta, Tensor(), Tensor()};
   }
 
  private:
@@ -213,8 +222,8 @@ Tensor signed_scale(const Tensor& beta, double epsilon) {
 }
 
 Tensor cross_layer_sum(const Tensor& low, const Tensor& B, const Tensor& y_prev, const Tensor& beta,
-                       double epsilon, LowRankProducts& products) {
-  check_sum(low, B, y_prev);
+                       double epsilon, LowRankProducts& products, int64_t width) {
+  check_sum(low, B, y_prev, width);
   return CrossLayerSum::apply(low, B, y_prev, beta, epsilon, &products);
 }
 
@@ -235,7 +244,8 @@ Tensor replay_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor
                                 const Tensor& beta, double epsilon) {
   RECORD_USER_SCOPE("crnet::replay_low_rank_residual");
   const torch::NoGradGuard no_grad;
-  return residual_product(as_matrix(low), as_factor(B, low), y_prev, scale_of(beta, epsilon));
+  return residual_product(as_matrix(low), factor_below(B, low, y_prev), y_prev,
+                          scale_of(beta, epsilon));
 }
 
 Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor& y, double c) {
@@ -243,7 +253,7 @@ Tensor invert_low_rank_residual(const Tensor& low, const Tensor& B, const Tensor
   const torch::NoGradGuard no_grad;
   // Not with 1/c as the product's own scales: oneDNN compiles a kernel for every pair of them, and
   // keeps a thousand, while c moves with every step.
-  Tensor y_prev = product_of(as_matrix(low), as_factor(B, low)).view_as(y);
+  Tensor y_prev = product_of(as_matrix(low), factor_below(B, low, y)).view_as(y);
   subtract_and_divide(y, y_prev, c);
   return y_prev;
 }

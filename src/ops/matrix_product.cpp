@@ -1,5 +1,6 @@
 #include "crnet/ops/matrix_product.h"
 
+#include <algorithm>
 #include <optional>
 #include <sstream>
 
@@ -22,6 +23,12 @@ Tensor in_out(const Tensor& weight, bool out_in) {
   return out_in ? weight.t() : weight;
 }
 
+// As wide as the rows on both sides.
+std::vector<int64_t> factor_sizes(const Tensor& weight, bool out_in, const RowWidths& widths) {
+  const int64_t rows = out_in ? widths.out : widths.in, columns = out_in ? widths.in : widths.out;
+  return {std::max(rows, weight.size(0)), std::max(columns, weight.size(1))};
+}
+
 bool are_joined(const Tensor& x, size_t num_weights, bool out_in) {
   return !out_in && num_weights > 1 && x.numel() >= kRowsToJoin * x.size(-1);
 }
@@ -40,11 +47,14 @@ tensor_list split(const Tensor& matrix, at::TensorList like) {
 class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
  public:
   static tensor_list forward(AutogradContext* ctx, const Tensor& x, at::TensorList weights,
-                             bool out_in, const std::vector<Tensor*>& held) {
+                             bool out_in, const std::vector<Tensor*>& held,
+                             const RowWidths& widths) {
     RECORD_USER_SCOPE("crnet::matrix_product");
     ctx->set_materialize_grads(false);
     tensor_list kept = {to_save(ctx, "x", x)}, results;
-    for (const Tensor& weight : weights) kept.push_back(as_factor(weight, x));
+    for (const Tensor& weight : weights) {
+      kept.push_back(as_factor(weight, x, factor_sizes(weight, out_in, widths)));
+    }
     const tensor_list computed =
         multiply_missing(x, {kept.begin() + 1, kept.end()}, out_in, held);  // [..., out]
     for (size_t i = 0; i < weights.size(); ++i) {
@@ -53,12 +63,14 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
       if (!held.empty() && held[i] != nullptr) *held[i] = product;
     }
     ctx->save_for_backward(kept);
-    std::vector<int64_t> masters;
+    std::vector<int64_t> masters, sizes;
     for (const Tensor& weight : weights) {
       masters.push_back(static_cast<int64_t>(weight.scalar_type()));
+      sizes.insert(sizes.end(), {weight.size(0), weight.size(1)});
     }
     ctx->saved_data["out_in"] = out_in;
     ctx->saved_data["masters"] = masters;
+    ctx->saved_data["sizes"] = sizes;
     accept_carried<MatrixProducts>(ctx, weights.size());
     return results;
   }
@@ -70,6 +82,8 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     const tensor_list weights(saved.begin() + 1, saved.end());
     const bool out_in = ctx->saved_data["out_in"].toBool();
     const auto masters = ctx->saved_data["masters"].toIntVector();
+    const auto sizes = ctx->saved_data["sizes"].toIntVector();
+    const auto size_of = [&](size_t i) { return at::IntArrayRef(sizes).slice(2 * i, 2); };
     tensor_list dy;  // [N, out]; undefined where nothing depends on the product
     bool has_all = true;
     for (size_t i = 0; i < weights.size(); ++i) {
@@ -79,22 +93,24 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     }
     const Tensor rows = as_matrix(x);  // [N, in]
     Tensor dx;
-    tensor_list gradients(1 + weights.size() + 2);  // none of the layout and of what is held
+    tensor_list gradients(1 + weights.size() + 3);  // none of the layout, of what is held, of widths
     if (has_all && are_joined(x, weights.size(), out_in)) {
       const Tensor all = at::cat(dy, 1);
       dx = product_of(all, at::cat(weights, 1).t());
       const auto dtype = static_cast<torch::ScalarType>(masters[0]);
       const tensor_list dw = split(product_as(dtype, rows.t(), all), weights);
       for (size_t i = 0; i < weights.size(); ++i) {
-        gradients[1 + i] = dw[i].to(static_cast<torch::ScalarType>(masters[i])).contiguous();
+        gradients[1 + i] =
+            without_padding(dw[i].to(static_cast<torch::ScalarType>(masters[i])), size_of(i));
       }
     } else {
       for (size_t i = 0; i < weights.size(); ++i) {
         if (!dy[i].defined()) continue;
         add_product_to(dx, dy[i], in_out(weights[i], out_in).t());
         const auto dtype = static_cast<torch::ScalarType>(masters[i]);
-        gradients[1 + i] =
+        const Tensor dw =
             out_in ? product_as(dtype, dy[i].t(), rows) : product_as(dtype, rows.t(), dy[i]);
+        gradients[1 + i] = without_padding(dw, size_of(i));
         dy[i].reset();
       }
     }
@@ -144,31 +160,46 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
   }
 };
 
-void check(const Tensor& x, const Tensor& weight, bool out_in) {
-  if (x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(out_in ? 1 : 0)) return;
+void check(const Tensor& x, const Tensor& weight, bool out_in, const RowWidths& widths) {
+  if (x.dim() >= 1 && weight.dim() == 2) {
+    const int64_t in = weight.size(out_in ? 1 : 0), out = weight.size(out_in ? 0 : 1);
+    if (x.size(-1) == (widths.in > in ? widths.in : in) && (widths.out == 0 || widths.out >= out)) {
+      return;
+    }
+  }
   std::ostringstream text;
   text << "[matrix_product] expected x [..., in] and weight "
        << (out_in ? "[out, in]" : "[in, out]") << ", got " << x.sizes() << " and "
        << weight.sizes();
+  if (widths.in > 0) text << " with rows of x as wide as " << widths.in;
+  if (widths.out > 0) text << " with rows of the result as wide as " << widths.out;
   throw Error(text.str());
 }
 
 }  // namespace
 
 std::vector<Tensor> matrix_products(const Tensor& x, const std::vector<Tensor>& weights,
-                                    WeightLayout layout, const std::vector<Tensor*>& products) {
+                                    WeightLayout layout, const std::vector<Tensor*>& products,
+                                    const RowWidths& widths) {
   const bool out_in = layout == WeightLayout::kOutIn;
-  for (const Tensor& weight : weights) check(x, weight, out_in);
+  for (const Tensor& weight : weights) check(x, weight, out_in, widths);
   if (weights.empty()) return {};
   if (!products.empty() && products.size() != weights.size()) {
     throw Error(format("[matrix_products] expected a place for each of %zu products, got %zu",
                        weights.size(), products.size()));
   }
-  return MatrixProducts::apply(x, at::TensorList(weights), out_in, products);
+  return MatrixProducts::apply(x, at::TensorList(weights), out_in, products, widths);
 }
 
-Tensor matrix_product(const Tensor& x, const Tensor& weight, WeightLayout layout, Tensor* product) {
-  return matrix_products(x, {weight}, layout, {product})[0];
+Tensor matrix_product(const Tensor& x, const Tensor& weight, WeightLayout layout, Tensor* product,
+                      const RowWidths& widths) {
+  return matrix_products(x, {weight}, layout, {product}, widths)[0];
+}
+
+int64_t fast_row_width(int64_t width, bool on_gpu, torch::ScalarType dtype) {
+  constexpr int64_t kMultiple = 8;  // of bf16 in 16 bytes
+  if (!on_gpu || dtype != torch::kBFloat16) return width;
+  return (width + kMultiple - 1) / kMultiple * kMultiple;
 }
 
 }  // namespace crnet

@@ -106,6 +106,17 @@ Tensor as_factor(const Tensor& weight, const Tensor& x) {
   return stays ? weight : weight.to(dtype);
 }
 
+Tensor as_factor(const Tensor& weight, const Tensor& x, at::IntArrayRef sizes) {
+  if (weight.sizes() == sizes) return as_factor(weight, x);
+  Tensor factor = torch::zeros(sizes, weight.options().dtype(x.scalar_type()));
+  factor.narrow(0, 0, weight.size(0)).narrow(1, 0, weight.size(1)).copy_(weight);
+  return factor;
+}
+
+Tensor without_padding(const Tensor& gradient, at::IntArrayRef sizes) {
+  return gradient.narrow(0, 0, sizes[0]).narrow(1, 0, sizes[1]).contiguous();
+}
+
 Tensor product_of(const Tensor& left, const Tensor& right) {
   return product_as(left.scalar_type(), left, right);
 }

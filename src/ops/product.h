@@ -18,6 +18,11 @@ namespace crnet {
 /// A weight as x [..., C] is multiplied by it, and as the backward pass should keep it: in x's
 /// dtype, or itself where it is rounded as it is packed.
 [[nodiscard]] torch::Tensor as_factor(const torch::Tensor& weight, const torch::Tensor& x);
+/// The same with zeros below and to the right, up to these sizes.
+[[nodiscard]] torch::Tensor as_factor(const torch::Tensor& weight, const torch::Tensor& x,
+                                      at::IntArrayRef sizes);
+/// The gradient of a weight of these sizes from that of such a factor; contiguous.
+[[nodiscard]] torch::Tensor without_padding(const torch::Tensor& gradient, at::IntArrayRef sizes);
 
 /// left [M, K] · right [K, N], of any strides and of one dtype; or right is fp32 for a bf16 left
 /// one, and rounded to bf16 first. Without a graph. By LibTorch's mm, or by crnet's own kernels

@@ -16,7 +16,8 @@ void append(Products& all, const Products& more) {
 }
 
 // X W, or (X A) B, of projections of one X. Full-rank weights lie as [out, in], A and B as
-// [in, out], and A's are multiplied as one where matrix_products() does so.
+// [in, out], and A's are multiplied as one where matrix_products() does so. `config`: with the
+// widths that rows have.
 Products forward_products(const ModelConfig& config, int64_t layer, const Projections& projections,
                           int64_t N) {
   const int64_t in = config.in_features(projections.front());
@@ -82,10 +83,12 @@ StepProducts list_step_products(const ModelConfig& config, int64_t batch, int64_
   using enum Projection;
   const int64_t N = batch * sequence_length;
   const std::vector<Projections> of_one_input = {{kQ, kK, kV}, {kO}, {kGate, kUp}, {kDown}};
+  ModelConfig wide = config;
+  wide.ffn_size = fast_row_width(config.ffn_size, !on_cpu, dtype);
   StepProducts step;
   for (int64_t layer = 0; layer < config.num_layers; ++layer) {
     for (const auto& projections : of_one_input) {
-      append(step.products, forward_products(config, layer, projections, N));
+      append(step.products, forward_products(wide, layer, projections, N));
     }
     step.attentions.push_back({batch, sequence_length, config.num_heads, config.head_size()});
   }

@@ -110,6 +110,7 @@ TEST(RecomputeMemoryOnAGpu, AStrategyKeepsWhatItsPlanSays) {
   auto config = shape(Architecture::kCRNet, 9);
   config.hidden_size = 256;
   config.ffn_size = 688;
+  config.max_sequence_length = 256;
   for (const auto kind : {RecomputeStrategy::kNone, RecomputeStrategy::kFull,
                           RecomputeStrategy::kInverse, RecomputeStrategy::kReplay}) {
     const StepShape step{.batch = 8,

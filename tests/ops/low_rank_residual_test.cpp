@@ -8,6 +8,7 @@
 #include <array>
 #include <cmath>
 
+#include "crnet/core/error.h"
 #include "gradcheck.h"
 #include "ops/cuda/residual_layout.h"
 
@@ -80,6 +81,36 @@ TEST(ReplayAndInversion, MatchPlainOverDtypesAndOddSizes) {
 
 // cuBLAS's definition, over memory of row-major tensors: result(i, j) = c · addend(i, j) + Σ_k
 // left(i, k) · right(k, j).
+// Y and Y_prev with rows wider than B's: B counts as having zeros there.
+TEST(CrossLayerSum, WiderRowsAreThoseOfAFactorWithZeros) {
+  torch::manual_seed(8);
+  constexpr int64_t kRank = 6, kOut = 29, kWide = 32;
+  for (const auto& device : testing::devices()) {
+    for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+      const auto on = torch::TensorOptions().device(device);
+      const Tensor low = testing::leaf(torch::randn({70, kRank}, on).to(dtype));
+      const Tensor B = testing::leaf(torch::randn({kRank, kOut}, on));
+      const Tensor y_prev = testing::leaf(torch::randn({70, kWide}, on).to(dtype));
+      const Tensor beta = testing::leaf(torch::full({}, 0.8, on));
+      const Tensor padded = torch::constant_pad_nd(B, {0, kWide - kOut});
+      LowRankProducts one, other;
+      const Tensor got = cross_layer_sum(low, B, y_prev, beta, 1e-6, one, kWide);
+      const Tensor expected = cross_layer_sum(low, padded, y_prev, beta, 1e-6, other);
+      EXPECT_TRUE(torch::equal(got, expected)) << device << " " << dtype;
+      const auto gradients = torch::autograd::grad({got.square().sum()}, {low, B, y_prev, beta});
+      const auto of_padded =
+          torch::autograd::grad({expected.square().sum()}, {low, B, y_prev, beta});
+      for (size_t i = 0; i < gradients.size(); ++i) {
+        EXPECT_TRUE(torch::equal(gradients[i], of_padded[i])) << i << " " << device << " " << dtype;
+      }
+      EXPECT_TRUE(torch::equal(replay_low_rank_residual(low, B, y_prev, beta, 1e-6), got));
+      EXPECT_LT(relative_error(invert_low_rank_residual(low, B, got, 0.8 + 1e-6), y_prev),
+                testing::tolerance_of(dtype));
+      EXPECT_THROW(cross_layer_sum(low, B, y_prev, beta, 1e-6, other), Error);
+    }
+  }
+}
+
 TEST(ResidualLayout, IsHowAColumnMajorProductReadsRowMajorTensors) {
   const int64_t tokens = 5, rank = 3, out = 7;
   const Tensor wide = torch::randn({tokens, rank + 2}), low = wide.narrow(1, 0, rank);

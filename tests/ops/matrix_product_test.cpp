@@ -101,6 +101,47 @@ TEST(MatrixProducts, MatchPlainOverDtypesAndOddSizes) {
   }
 }
 
+// Rows that are wider than the weights' own, on either side: what lies behind stands beside zeros.
+TEST(MatrixProducts, WiderRowsAreThoseOfWeightsWithZeros) {
+  torch::manual_seed(6);
+  const RowWidths wide{.in = kIn + 4, .out = 24};
+  for (const auto& device : testing::devices()) {
+    for (const auto layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {
+      for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+        for (const int64_t rows : {3, 70}) {
+          SCOPED_TRACE(::testing::Message() << device << " " << dtype << ", " << rows << " rows");
+          Tensors inputs = make_weights(layout, torch::kFloat32), padded;
+          for (Tensor& weight : inputs) weight = leaf(weight.detach().to(device));
+          const Tensor x = leaf(torch::randn({rows, wide.in}, device).to(dtype));
+          for (const Tensor& weight : inputs) {
+            const bool in_out = layout == WeightLayout::kInOut;
+            const int64_t down = (in_out ? wide.in : wide.out) - weight.size(0);
+            const int64_t right = (in_out ? wide.out : wide.in) - weight.size(1);
+            padded.push_back(torch::constant_pad_nd(weight, {0, right, 0, down}));
+          }
+          const Tensors got = matrix_products(x, inputs, layout, {}, wide);
+          const Tensors expected = matrix_products(x, padded, layout);
+          inputs.push_back(x);
+          const auto got_gradients = torch::autograd::grad({weighted_sum(got)}, inputs);
+          const auto gradients = torch::autograd::grad({weighted_sum(expected)}, inputs);
+          for (size_t i = 0; i < got.size(); ++i) {
+            EXPECT_TRUE(torch::equal(got[i], expected[i]));
+            EXPECT_EQ(got[i].narrow(1, kWidths[i], wide.out - kWidths[i]).abs().sum().item<float>(), 0);
+          }
+          for (size_t i = 0; i < inputs.size(); ++i) {
+            EXPECT_TRUE(got_gradients[i].is_contiguous());
+            EXPECT_TRUE(torch::equal(got_gradients[i], gradients[i])) << i;
+          }
+        }
+      }
+    }
+  }
+  EXPECT_EQ(fast_row_width(5461, /*on_gpu=*/true, torch::kBFloat16), 5464);
+  EXPECT_EQ(fast_row_width(5464, /*on_gpu=*/true, torch::kBFloat16), 5464);
+  EXPECT_EQ(fast_row_width(5461, /*on_gpu=*/true, torch::kFloat32), 5461);
+  EXPECT_EQ(fast_row_width(5461, /*on_gpu=*/false, torch::kBFloat16), 5461);
+}
+
 TEST(MatrixProducts, GradientsMatchFiniteDifferences) {
   torch::manual_seed(2);
   for (const auto layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {

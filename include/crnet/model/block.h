@@ -56,6 +56,7 @@ class MLPImpl : public torch::nn::Module {
   torch::Tensor forward(const torch::Tensor& x, const BlockState& below, BlockState& above);
 
  private:
+  int64_t width_;
   bool activation_;
   ProjectionLayerPtr gate_proj_, up_proj_, down_proj_;
 };

@@ -55,7 +55,7 @@ class CRNetLayerImpl : public torch::nn::Cloneable<CRNetLayerImpl>, public Proje
   [[nodiscard]] WeightLayout input_layout() const override;
   [[nodiscard]] torch::Tensor* held_product(TapeEntry& entry) const override;
   torch::Tensor finish(const torch::Tensor& product, const torch::Tensor& y_prev,
-                       TapeEntry& entry) const override;
+                       TapeEntry& entry, int64_t width) const override;
 
   CRNetLayerOptions options;
   torch::Tensor weight;  ///< [out, in]; undefined unless full rank

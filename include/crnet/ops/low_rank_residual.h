@@ -62,12 +62,14 @@ torch::Tensor low_rank_residual(const torch::Tensor& x, const torch::Tensor& A,
 
 /// Y = c(β) · Y_prev + low · B, low [..., R] = X A of y_prev's dtype: the second half of
 /// low_rank_residual(), for projections that share the first (see matrix_products()). Of `products`
-/// it takes all but `low`.
+/// it takes all but `low`. `width`: of y_prev's rows where they are wider than B's, as
+/// matrix_products() has it.
 torch::Tensor cross_layer_sum(const torch::Tensor& low, const torch::Tensor& B,
                               const torch::Tensor& y_prev, const torch::Tensor& beta,
-                              double epsilon, LowRankProducts& products);
+                              double epsilon, LowRankProducts& products, int64_t width = 0);
 
-/// Y from a held X A, to the bit what the forward pass gave. Without a graph.
+/// Y from a held X A, to the bit what the forward pass gave. Without a graph. y_prev's rows may be
+/// wider than B's here and below.
 torch::Tensor replay_low_rank_residual(const torch::Tensor& low, const torch::Tensor& B,
                                        const torch::Tensor& y_prev, const torch::Tensor& beta,
                                        double epsilon);

@@ -13,6 +13,15 @@ enum class WeightLayout {
   kOutIn,  ///< [out, in], as a full-rank projection in Hugging Face's files
 };
 
+/// Widths of rows beyond those of a weight: x has columns, and the result gets them, that stand
+/// beside nothing of the weight, so they count as, and are, zeros. 0: the weight's own.
+struct RowWidths {
+  int64_t in = 0, out = 0;
+};
+/// A width for rows that are as wide as `width` or wider: in bf16 on a GPU the next multiple of 8.
+/// Products there are several times slower where rows do not begin at multiples of 16 bytes.
+[[nodiscard]] int64_t fast_row_width(int64_t width, bool on_gpu, torch::ScalarType dtype);
+
 /// Y = X W, x [..., in] → [..., out], of x's dtype; the weight may be of a wider one (fp32 masters
 /// under bf16 compute) and gets a gradient of its own dtype. For the backward pass it keeps x and
 /// the weight: a copy of it in x's dtype, or itself where crnet's own products round it; nothing of
@@ -21,7 +30,8 @@ enum class WeightLayout {
 /// Where `product` is given and defined, [..., out], it is believed and nothing is multiplied;
 /// where it is undefined, the result is left there, without a graph.
 torch::Tensor matrix_product(const torch::Tensor& x, const torch::Tensor& weight,
-                             WeightLayout layout, torch::Tensor* product = nullptr);
+                             WeightLayout layout, torch::Tensor* product = nullptr,
+                             const RowWidths& widths = {});
 
 /// Rows of x from which on several weights [in, out] are multiplied as one. With fewer most of the
 /// work is reading the weights, which putting them side by side does twice more. By count; decoding
@@ -35,6 +45,7 @@ inline constexpr int64_t kRowsToJoin = 64;
 std::vector<torch::Tensor> matrix_products(const torch::Tensor& x,
                                            const std::vector<torch::Tensor>& weights,
                                            WeightLayout layout,
-                                           const std::vector<torch::Tensor*>& products = {});
+                                           const std::vector<torch::Tensor*>& products = {},
+                                           const RowWidths& widths = {});
 
 }  // namespace crnet
