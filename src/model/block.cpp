@@ -4,8 +4,6 @@
 
 #include "crnet/model/projection.h"
 #include "crnet/ops/attention.h"
-#include "crnet/ops/residual_sum.h"
-#include "crnet/ops/rms_norm.h"
 #include "crnet/ops/swiglu.h"
 #include "crnet/recompute/tape.h"
 
@@ -13,6 +11,10 @@ namespace crnet {
 namespace {
 
 using torch::Tensor;
+
+Tensor output_below(const BlockState& below, Projection projection) {
+  return below.outputs.empty() ? Tensor() : below.outputs[static_cast<size_t>(projection)];
+}
 
 // Runs projections of x on it and on their outputs below; what they give goes up. Their places
 // follow each other from `first` on.
@@ -45,9 +47,12 @@ Tensor RMSNormImpl::forward(const Tensor& x) {
   return rms_norm(x, weight, epsilon_);
 }
 
+ResidualNorm RMSNormImpl::after_sum(const Tensor& x, const Tensor& delta) {
+  return residual_rms_norm(x, delta, weight, epsilon_);
+}
+
 AttentionImpl::AttentionImpl(const ModelConfig& config, int64_t layer, torch::Device device)
-    : num_heads_(config.num_heads),
-      num_kv_heads_(config.kv_heads()),
+    : num_kv_heads_(config.kv_heads()),
       head_size_(config.head_size()),
       q_proj_(add_projection(*this, "q_proj", config, layer, Projection::kQ, device)),
       k_proj_(add_projection(*this, "k_proj", config, layer, Projection::kK, device)),
@@ -60,12 +65,9 @@ Tensor AttentionImpl::forward(const Tensor& x, const BlockState& below, const Ro
   const auto projected =  // [B, T, H·D], [B, T, G·D], [B, T, G·D]
       project_up({q_proj_.get(), k_proj_.get(), v_proj_.get()}, Projection::kQ, x, below, above);
   const int64_t offset = cache != nullptr && cache->keys.defined() ? cache->keys.size(1) : 0;
-  const auto heads = [&](size_t i, int64_t count) {
-    return projected[i].view({B, T, count, head_size_});
-  };
-  const Tensor q = rope(heads(0, num_heads_), rotary.cosine, rotary.sine, offset);
-  Tensor k = rope(heads(1, num_kv_heads_), rotary.cosine, rotary.sine, offset);
-  Tensor v = heads(2, num_kv_heads_);
+  const Tensor q = rope(projected[0], rotary.cosine, rotary.sine, offset);  // [B, T, H, D]
+  Tensor k = rope(projected[1], rotary.cosine, rotary.sine, offset);        // [B, T, G, D]
+  Tensor v = projected[2].view({B, T, num_kv_heads_, head_size_});
   if (cache != nullptr) {
     k = cache->keys = append(cache->keys, k);
     v = cache->values = append(cache->values, v);
@@ -85,11 +87,16 @@ Tensor MLPImpl::forward(const Tensor& x, const BlockState& below, BlockState& ab
   // Zeros behind a row's F numbers stay zeros in all of it, and so do their gradients.
   const int64_t F = fast_row_width(width_, x.is_cuda(), x.scalar_type());
   const auto projected =  // [B, T, F] each
-      project_up({gate_proj_.get(), up_proj_.get()}, Projection::kGate, x, below, above, {.out = F});
+      project_up({gate_proj_.get(), up_proj_.get()}, Projection::kGate, x, below, above,
+                 {.out = F});
   const Tensor &gate = projected[0], &up = projected[1];
-  const Tensor inner = activation_ ? swiglu(gate, up) : gate * up;
-  return project_up({down_proj_.get()}, Projection::kDown, inner, below, above,
-                    {.in = F})[0];  // [B, T, C]
+  if (!activation_) {
+    return project_up({down_proj_.get()}, Projection::kDown, gate * up, below, above,
+                      {.in = F})[0];  // [B, T, C]
+  }
+  const Tensor y_prev = output_below(below, Projection::kDown);
+  return above.outputs[static_cast<size_t>(Projection::kDown)] =
+             project_gated(*down_proj_, gate, up, y_prev, {.in = F});  // [B, T, C]
 }
 
 BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer, torch::Device device)
@@ -107,10 +114,10 @@ BlockImpl::BlockImpl(const ModelConfig& config, int64_t layer, torch::Device dev
 BlockState BlockImpl::forward(const BlockState& below, const RopeTable& rotary,
                               KeyValueCache* cache) {
   BlockState above{{}, std::vector<Tensor>(kNumProjections)};
-  const Tensor attention =
-      self_attn_(input_layernorm_(below.hidden), below, rotary, cache, above);  // [B, T, C]
-  const Tensor middle = residual_sum(below.hidden, attention);                  // [B, T, C]
-  above.hidden = middle + mlp_(post_attention_layernorm_(middle), below, above);
+  const auto entry = input_layernorm_->after_sum(below.hidden, {});                // [B, T, C] each
+  const Tensor attention = self_attn_(entry.normed, below, rotary, cache, above);  // [B, T, C]
+  const auto middle = post_attention_layernorm_->after_sum(entry.sum, attention);
+  above.hidden = middle.sum + mlp_(middle.normed, below, above);
   if (!keeps_outputs_) above.outputs.clear();
   return above;
 }

@@ -64,8 +64,8 @@ torch::Tensor* CoLALayerImpl::held_product(TapeEntry& entry) const {
   return &entry.products.low;
 }
 
-torch::Tensor CoLALayerImpl::finish(const torch::Tensor& product, const torch::Tensor&,
-                                    TapeEntry&, int64_t width) const {
+torch::Tensor CoLALayerImpl::finish(const torch::Tensor& product, const torch::Tensor&, TapeEntry&,
+                                    int64_t width) const {
   return matrix_product(torch::silu(product), B, WeightLayout::kInOut, nullptr, {.out = width});
 }
 

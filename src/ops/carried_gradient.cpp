@@ -39,6 +39,43 @@ bool runs_unasked(Node* node) {
   return found != parts->end() && found->second.needed_ && found->second.captures_ == nullptr;
 }
 
+bool are_alike(const torch::Tensor& a, const torch::Tensor& b) {
+  return a.scalar_type() == b.scalar_type() && a.device() == b.device();
+}
+
+// Of the node that runs: the edge of its input `input`, where nobody but the node behind it sees
+// the gradient that goes along.
+torch::autograd::Edge unseen_edge(uint32_t input) {
+  const auto node = torch::autograd::get_current_node();
+  if (at::GradMode::is_enabled() || node == nullptr || !node->post_hooks().empty()) return {};
+  const torch::autograd::Edge& edge = node->next_edge(input);
+  Node* const maker = edge.function.get();
+  const bool is_unseen =
+      maker != nullptr && runs_unasked(maker) && maker->stream() == node->stream();
+  return is_unseen ? edge : torch::autograd::Edge();
+}
+
+std::optional<OpenGradient> open_gradient(uint32_t input, const torch::Tensor& like) {
+  const torch::autograd::Edge edge = unseen_edge(input);
+  if (!edge.is_valid() || has_hooks(*edge.function)) return {};
+  auto place = carried_to(edge.function.get());
+  if (place == nullptr || !place->y_prev) return {};
+  torch::Tensor y_prev = place->y_prev();
+  if (!y_prev.defined() || !y_prev.is_contiguous() || !are_alike(y_prev, like)) return {};
+  const int pass = torch::autograd::get_current_graph_task_id();
+  auto carried = place->take(edge.input_nr, pass);
+  if (!carried) return {};
+  OpenGradient open{std::move(*carried), std::move(y_prev), std::move(place), edge.input_nr};
+  const Carried& own = open.carried;
+  if (own.is_owned && !own.dot.defined() && own.gradient.is_contiguous() &&
+      are_alike(own.gradient, like) && own.scale.scalar_type() == torch::kFloat32 &&
+      own.scale.device() == like.device()) {
+    return open;
+  }
+  close_gradient(open, own.dot);
+  return {};
+}
+
 }  // namespace
 
 bool CarriedGradients::put(size_t output, const Carried& carried, int pass) {
@@ -75,12 +112,34 @@ bool carry_to(Node* node, uint32_t output, const Carried& carried, int pass) {
 }
 
 bool carry(uint32_t input, const Carried& carried) {
-  const auto node = torch::autograd::get_current_node();
-  if (at::GradMode::is_enabled() || node == nullptr || !node->post_hooks().empty()) return false;
-  const torch::autograd::Edge& edge = node->next_edge(input);
-  Node* const maker = edge.function.get();
-  return maker != nullptr && runs_unasked(maker) && maker->stream() == node->stream() &&
-         carry_to(maker, edge.input_nr, carried, torch::autograd::get_current_graph_task_id());
+  const torch::autograd::Edge edge = unseen_edge(input);
+  return edge.is_valid() && carry_to(edge.function.get(), edge.input_nr, carried,
+                                     torch::autograd::get_current_graph_task_id());
+}
+
+std::vector<OpenGradient> open_gradients(std::initializer_list<uint32_t> inputs,
+                                         const torch::Tensor& like) {
+  std::vector<OpenGradient> opened;
+  for (const uint32_t input : inputs) {
+    if (auto open = open_gradient(input, like)) {
+      opened.push_back(std::move(*open));
+      continue;
+    }
+    for (const OpenGradient& other : opened) close_gradient(other, {});
+    return {};
+  }
+  return opened;
+}
+
+void let_open(AutogradContext* ctx, std::function<torch::Tensor()> y_prev) {
+  detail::attached_carried(*ctx)->y_prev = std::move(y_prev);
+}
+
+void close_gradient(const OpenGradient& open, const torch::Tensor& dot) {
+  Carried summed = open.carried;
+  summed.dot = dot;
+  static_cast<void>(
+      open.place->put(open.output, summed, torch::autograd::get_current_graph_task_id()));
 }
 
 torch::Tensor carry_on(uint32_t input, const torch::Tensor& gradient,

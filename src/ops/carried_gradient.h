@@ -8,6 +8,8 @@
 #include <torch/custom_class.h>
 #include <torch/types.h>
 
+#include <functional>
+#include <initializer_list>
 #include <mutex>
 #include <optional>
 #include <vector>
@@ -19,6 +21,7 @@ struct Carried {
   torch::Tensor gradient;  // [..., out] as the output, contiguous, of the compute dtype
   torch::Tensor scale;     // [], fp32 or wider
   bool is_owned = false;   // nobody else reads `gradient`
+  torch::Tensor dot = {};  // defined: `gradient` is the sum already, and this its dot with y_prev
 };
 
 /// What has been carried to the outputs of one operator, each in one backward pass.
@@ -32,6 +35,9 @@ class CarriedGradients : public torch::CustomClassHolder {
   bool put(size_t output, const Carried& carried, int pass = kAnyPass);
   /// What was put there for this pass.
   [[nodiscard]] std::optional<Carried> take(size_t output, int pass = kAnyPass);
+
+  /// See open_gradient(). Gives y_prev, or an undefined tensor.
+  std::function<torch::Tensor()> y_prev;
 
  private:
   struct Entry {
@@ -64,6 +70,26 @@ void accept_carried(torch::autograd::AutogradContext* ctx, size_t num_outputs = 
 /// and where somebody else would see the gradient: hooks behind the operator, a pass that is asked
 /// for it or that builds a graph; or where the two ran on different streams.
 [[nodiscard]] bool carry(uint32_t input, const Carried& carried);
+
+/// What is carried to the output of cross_layer_sum() that is the operator's input.
+struct OpenGradient {
+  Carried carried;       // owned
+  torch::Tensor y_prev;  // [..., out], contiguous
+  CarriedGradientsPtr place;
+  uint32_t output;
+};
+/// In an operator's backward, which is about to make the gradients of these inputs: what is carried
+/// there, to be added in the same pass over memory; none where it is not there for all of them, is
+/// not to be seen, as with carry(), or has not the dtype and device of `like` and an fp32 scale.
+/// Whoever opens them has to close them, and to return each `carried.gradient`, where the sum is
+/// then, as the input's.
+[[nodiscard]] std::vector<OpenGradient> open_gradients(std::initializer_list<uint32_t> inputs,
+                                                       const torch::Tensor& like);
+/// `dot`: Σ sum ⊙ y_prev, like the scale; undefined: nothing has been added.
+void close_gradient(const OpenGradient& open, const torch::Tensor& dot);
+
+/// In a forward: cross_layer_sum()'s output may be opened.
+void let_open(torch::autograd::AutogradContext* ctx, std::function<torch::Tensor()> y_prev);
 
 /// For operators that pass a gradient on: what to return as that of input `input`. `gradient`,
 /// defined or not, where what was carried to it can be carried on, else the sum of both.

@@ -166,6 +166,11 @@ class CrossLayerSum : public torch::autograd::Function<CrossLayerSum> {
     ctx->saved_data["master"] = static_cast<int64_t>(B.scalar_type());
     ctx->saved_data["sizes"] = B.sizes().vec();
     accept_carried<CrossLayerSum>(ctx);
+    if (!products->y_prev) {
+      let_open(ctx, [ctx] {
+        return ctx->needs_input_grad(kBeta) ? ctx->get_saved_variables()[2] : Tensor();
+      });
+    }
     return products->y.variable_data();  // the result gets a graph, the held tensor none
   }
 
@@ -200,8 +205,15 @@ class CrossLayerSum : public torch::autograd::Function<CrossLayerSum> {
     const Tensor whole = gradient.contiguous(), own = as_matrix(whole);
     const Tensor below = ctx->needs_input_grad(kBeta) ? as_matrix(y_prev).contiguous() : Tensor();
     if (const auto from_above = take_carried(ctx)) {
-      const auto [dy, dbeta] = add_carried(own, *from_above, below);
-      const bool goes_on = carry(kYPrev, {dy.view(y_prev.sizes()), c, /*is_owned=*/true});
+      const bool is_all = from_above->dot.defined();
+      const bool is_alone = is_all && whole.is_alias_of(from_above->gradient);
+      const auto [dy, dbeta] =
+          is_alone ? SummedGradient{own, from_above->dot}
+          : is_all
+              ? SummedGradient{own, pass_over_gradient(CrossLayerPass::kDot, own, below, c, {})}
+              : add_carried(own, *from_above, below);
+      const bool is_owned = is_alone || !is_all;
+      const bool goes_on = carry(kYPrev, {dy.view(y_prev.sizes()), c, is_owned});
       return {dy, dbeta, goes_on ? Tensor() : as_gradient_of(y_prev, scaled(dy, c))};
     }
     const bool goes_on = carry(kYPrev, {whole, c, /*is_owned=*/false});

@@ -10,6 +10,7 @@
 #include "ops/cross_layer.h"
 #include "ops/product.h"
 #include "ops/remade.h"
+#include "ops/weight_gradient.h"
 
 namespace crnet {
 namespace {
@@ -17,17 +18,6 @@ namespace {
 using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
-
-// Both layouts as [in, out].
-Tensor in_out(const Tensor& weight, bool out_in) {
-  return out_in ? weight.t() : weight;
-}
-
-// As wide as the rows on both sides.
-std::vector<int64_t> factor_sizes(const Tensor& weight, bool out_in, const RowWidths& widths) {
-  const int64_t rows = out_in ? widths.out : widths.in, columns = out_in ? widths.in : widths.out;
-  return {std::max(rows, weight.size(0)), std::max(columns, weight.size(1))};
-}
 
 bool are_joined(const Tensor& x, size_t num_weights, bool out_in) {
   return !out_in && num_weights > 1 && x.numel() >= kRowsToJoin * x.size(-1);
@@ -93,7 +83,8 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     }
     const Tensor rows = as_matrix(x);  // [N, in]
     Tensor dx;
-    tensor_list gradients(1 + weights.size() + 3);  // none of the layout, of what is held, of widths
+    tensor_list gradients(1 + weights.size() +
+                          3);  // none of the layout, of what is held, of widths
     if (has_all && are_joined(x, weights.size(), out_in)) {
       const Tensor all = at::cat(dy, 1);
       dx = product_of(all, at::cat(weights, 1).t());
@@ -145,12 +136,6 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     return products;
   }
 
-  static Tensor gradient_of_product(const Tensor& own, const std::optional<Carried>& carried) {
-    if (!own.defined()) return carried ? as_matrix(plus_carried(own, *carried)) : Tensor();
-    const Tensor matrix = as_matrix(own).contiguous();
-    return carried ? add_carried(matrix, *carried, /*y_prev=*/{}).dy : matrix;
-  }
-
   static void add_product_to(Tensor& sum, const Tensor& left, const Tensor& right) {
     if (sum.defined()) {
       add_product(sum, left, right);
@@ -160,7 +145,20 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
   }
 };
 
-void check(const Tensor& x, const Tensor& weight, bool out_in, const RowWidths& widths) {
+}  // namespace
+
+std::vector<int64_t> factor_sizes(const Tensor& weight, bool out_in, const RowWidths& widths) {
+  const int64_t rows = out_in ? widths.out : widths.in, columns = out_in ? widths.in : widths.out;
+  return {std::max(rows, weight.size(0)), std::max(columns, weight.size(1))};
+}
+
+Tensor gradient_of_product(const Tensor& own, const std::optional<Carried>& carried) {
+  if (!own.defined()) return carried ? as_matrix(plus_carried(own, *carried)) : Tensor();
+  const Tensor matrix = as_matrix(own).contiguous();
+  return carried ? add_carried(matrix, *carried, /*y_prev=*/{}).dy : matrix;
+}
+
+void check_product(const Tensor& x, const Tensor& weight, bool out_in, const RowWidths& widths) {
   if (x.dim() >= 1 && weight.dim() == 2) {
     const int64_t in = weight.size(out_in ? 1 : 0), out = weight.size(out_in ? 0 : 1);
     if (x.size(-1) == (widths.in > in ? widths.in : in) && (widths.out == 0 || widths.out >= out)) {
@@ -176,13 +174,11 @@ void check(const Tensor& x, const Tensor& weight, bool out_in, const RowWidths& 
   throw Error(text.str());
 }
 
-}  // namespace
-
 std::vector<Tensor> matrix_products(const Tensor& x, const std::vector<Tensor>& weights,
                                     WeightLayout layout, const std::vector<Tensor*>& products,
                                     const RowWidths& widths) {
   const bool out_in = layout == WeightLayout::kOutIn;
-  for (const Tensor& weight : weights) check(x, weight, out_in, widths);
+  for (const Tensor& weight : weights) check_product(x, weight, out_in, widths);
   if (weights.empty()) return {};
   if (!products.empty() && products.size() != weights.size()) {
     throw Error(format("[matrix_products] expected a place for each of %zu products, got %zu",

@@ -20,6 +20,8 @@ class RemadeOutput : public torch::CustomClassHolder {
   explicit RemadeOutput(std::function<torch::Tensor()> make) : make_(std::move(make)) {}
   /// To the bit what the forward pass gave.
   [[nodiscard]] torch::Tensor read();
+  /// It has been made, by the way.
+  void set(const torch::Tensor& output);
   void let_go();
 
  private:
@@ -29,30 +31,27 @@ class RemadeOutput : public torch::CustomClassHolder {
 };
 using RemadeOutputPtr = c10::intrusive_ptr<RemadeOutput>;
 
-/// In an operator's forward: its output can be made again by Operator::remake(ctx), from saved
-/// variables. `ctx` lives as long as anybody can ask: a reader's edge holds the operator's node.
-template <class Operator>
-void offer_output(torch::autograd::AutogradContext* ctx) {
-  ctx->saved_data["output"] = c10::IValue::make_capsule(
-      c10::make_intrusive<RemadeOutput>([ctx] { return Operator::remake(ctx); }));
-}
-/// In its backward, where all who read the output have done so.
-void let_go_of_output(torch::autograd::AutogradContext* ctx);
+/// In an operator's forward: its output of this number can be made again from saved variables.
+/// `make` may use `ctx`, which lives as long as anybody can ask: a reader's edge holds the
+/// operator's node.
+void offer_output(torch::autograd::AutogradContext* ctx, std::function<torch::Tensor()> make,
+                  uint32_t number = 0);
+/// What is offered of this number; nullptr where nothing is.
+RemadeOutputPtr offered_output(const torch::autograd::AutogradContext& ctx, uint32_t number = 0);
+/// In its backward, where all who read its outputs have done so.
+void let_go_of_outputs(torch::autograd::AutogradContext* ctx);
 
-/// What an operator offers if `node` is its own; nullptr otherwise. A node does not tell what made
-/// it but by its type, which only the operator's own source knows: hence a function for each.
+/// What an operator offers of an output if `node` is its own; nullptr otherwise. A node does not
+/// tell what made it but by its type, which only the operator's own source knows: hence a function
+/// for each.
 template <class Operator>
-RemadeOutputPtr output_offered_by(torch::autograd::Node* node) {
+RemadeOutputPtr output_offered_by(torch::autograd::Node* node, uint32_t number) {
   auto* const own = dynamic_cast<torch::autograd::CppNode<Operator>*>(node);
-  if (own == nullptr) return nullptr;
-  const auto found = own->ctx_.saved_data.find("output");
-  if (found == own->ctx_.saved_data.end()) return nullptr;
-  return c10::static_intrusive_pointer_cast<RemadeOutput>(found->second.toCapsule());
+  return own == nullptr ? nullptr : offered_output(own->ctx_, number);
 }
-RemadeOutputPtr residual_sum_output(torch::autograd::Node* node);
-RemadeOutputPtr rms_norm_output(torch::autograd::Node* node);
-RemadeOutputPtr rope_output(torch::autograd::Node* node);
-RemadeOutputPtr swiglu_output(torch::autograd::Node* node);
+RemadeOutputPtr rms_norm_output(torch::autograd::Node* node, uint32_t number);
+RemadeOutputPtr rope_output(torch::autograd::Node* node, uint32_t number);
+RemadeOutputPtr swiglu_output(torch::autograd::Node* node, uint32_t number);
 
 /// In the forward of an operator that reads x in its backward: what to save of x, an undefined
 /// tensor where x is the output of one of these operators as that left it, else x itself. `name` is

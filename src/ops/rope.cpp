@@ -4,6 +4,7 @@
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "ops/carried_gradient.h"
 #include "ops/cpu/dispatch.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
@@ -16,7 +17,8 @@ using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::tensor_list;
 
-// direction +1 rotates forward, −1 back (which is the gradient). cosine, sine [T, D/2].
+// x [B, T, H, D] from here on. direction +1 rotates forward, −1 back (which is the gradient).
+// cosine, sine [T, D/2].
 Tensor rotate_cpu(const Tensor& x, const Tensor& cosine, const Tensor& sine, float direction) {
   const int64_t tokens = x.size(0) * x.size(1), length = x.size(1);
   const int64_t heads = x.size(2), size = x.size(3);
@@ -52,6 +54,29 @@ Tensor rotate(const Tensor& x, const Tensor& cosine, const Tensor& sine, float d
   return (x.is_cuda() ? rotate_cuda : rotate_cpu)(x, cosine, sine, direction);
 }
 
+// The gradient of x with what is carried to it.
+Tensor rotate_back_carried(const Tensor& dy, const Tensor& cosine, const Tensor& sine,
+                           const OpenGradient& to_x) {
+  const Tensor dx = to_x.carried.gradient;
+  const auto fp32 = to_x.carried.scale.options();
+  const Tensor partial = torch::empty({cuda::kDotPartials}, fp32), dot = torch::empty({}, fp32);
+  cuda::with_stream(dy, [&](auto element, cuda::Stream stream) {
+    using T = decltype(element);
+    cuda::rope_backward<T>(
+        cuda::const_data<T>(dy), cuda::const_data<float>(cosine), cuda::const_data<float>(sine),
+        {cuda::const_data<T>(to_x.y_prev), cuda::const_data<float>(to_x.carried.scale)},
+        cuda::data<T>(dx), cuda::data<float>(partial), cuda::data<float>(dot),
+        dy.size(0) * dy.size(1), dy.size(1), dy.size(2), dy.size(3), stream);
+  });
+  close_gradient(to_x, dot);
+  return dx;
+}
+
+// [B, T, H, D] of x with or without heads.
+Tensor by_heads(const Tensor& x, const Tensor& cosine) {
+  return x.dim() == 4 ? x : x.unflatten(2, {-1, 2 * cosine.size(1)});
+}
+
 class FusedRope : public torch::autograd::Function<FusedRope> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cosine,
@@ -60,27 +85,32 @@ class FusedRope : public torch::autograd::Function<FusedRope> {
     // LibTorch's attention on a GPU keeps what it reads, whatever is offered.
     const bool offers = x.device().is_cpu();
     ctx->save_for_backward({cosine, sine, offers ? x : Tensor()});
-    if (offers) offer_output<FusedRope>(ctx);
-    return rotate(x, cosine, sine, 1.0f);
+    if (offers) offer_output(ctx, [ctx] { return remake(ctx); });
+    ctx->saved_data["sizes"] = x.sizes().vec();
+    return rotate(by_heads(x, cosine), cosine, sine, 1.0f);
   }
 
   static Tensor remake(AutogradContext* ctx) {
     const auto saved = ctx->get_saved_variables();
-    return rotate(saved[2], saved[0], saved[1], 1.0f);
+    return rotate(by_heads(saved[2], saved[0]), saved[0], saved[1], 1.0f);
   }
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     RECORD_USER_SCOPE("crnet::rope_backward");
     const auto saved = ctx->get_saved_variables();
-    if (saved[2].defined()) let_go_of_output(ctx);
-    return {rotate(grad_outputs[0].contiguous(), saved[0], saved[1], -1.0f), Tensor(), Tensor()};
+    if (saved[2].defined()) let_go_of_outputs(ctx);
+    const Tensor dy = grad_outputs[0].contiguous();
+    const auto open = dy.is_cuda() ? open_gradients({0}, dy) : std::vector<OpenGradient>();
+    const Tensor dx = open.empty() ? rotate(dy, saved[0], saved[1], -1.0f)
+                                   : rotate_back_carried(dy, saved[0], saved[1], open[0]);
+    return {dx.view(ctx->saved_data["sizes"].toIntVector()), Tensor(), Tensor()};
   }
 };
 
 }  // namespace
 
-RemadeOutputPtr rope_output(torch::autograd::Node* node) {
-  return output_offered_by<FusedRope>(node);
+RemadeOutputPtr rope_output(torch::autograd::Node* node, uint32_t number) {
+  return output_offered_by<FusedRope>(node, number);
 }
 
 RopeTable rope_table(int64_t length, int64_t head_size, double theta) {
@@ -92,13 +122,15 @@ RopeTable rope_table(int64_t length, int64_t head_size, double theta) {
 }
 
 Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t offset) {
-  const int64_t length = x.size(1);
-  if (x.dim() != 4 || x.size(3) != 2 * cosine.size(1) || cosine.sizes() != sine.sizes()) {
+  const bool fits = (x.dim() == 4 && x.size(3) == 2 * cosine.size(1)) ||
+                    (x.dim() == 3 && x.size(2) % (2 * cosine.size(1)) == 0);
+  if (!fits || cosine.sizes() != sine.sizes()) {
     std::ostringstream text;
-    text << "[rope] expected x [B, T, H, D] and tables [positions, D/2], got " << x.sizes() << ", "
-         << cosine.sizes() << " and " << sine.sizes();
+    text << "[rope] expected x [B, T, H, D] or [B, T, H·D] and tables [positions, D/2], got "
+         << x.sizes() << ", " << cosine.sizes() << " and " << sine.sizes();
     throw Error(text.str());
   }
+  const int64_t length = x.size(1);
   if (offset + length > cosine.size(0)) {
     throw Error(format("[rope] expected at most %ld positions (model.max_sequence_length), got %ld",
                        static_cast<long>(cosine.size(0)), static_cast<long>(offset + length)));
@@ -106,7 +138,7 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t o
   const Tensor c = cosine.narrow(0, offset, length), s = sine.narrow(0, offset, length);
   const bool cpu_takes = cpu::takes(x) && cpu::takes(c, s) && c.scalar_type() == torch::kFloat32;
   if (cpu_takes || cuda::takes_with_fp32(x, c, s)) return FusedRope::apply(x, c, s);
-  return plain::rope(x, cosine, sine, offset);
+  return plain::rope(by_heads(x, cosine), cosine, sine, offset);
 }
 
 namespace plain {

@@ -3,10 +3,14 @@
 #include <sstream>
 
 #include "crnet/core/error.h"
+#include "ops/carried_gradient.h"
 #include "ops/cpu/dispatch.h"
+#include "ops/cross_layer.h"
 #include "ops/cuda/dispatch.h"
 #include "ops/parallel.h"
+#include "ops/product.h"
 #include "ops/remade.h"
+#include "ops/weight_gradient.h"
 
 namespace crnet {
 namespace {
@@ -29,18 +33,35 @@ Tensor forward_cpu(const Tensor& gate, const Tensor& up) {
   return y;
 }
 
-tensor_list backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up) {
-  Tensor dgate = torch::empty_like(gate), dup = torch::empty_like(up);
+struct Gradients {
+  Tensor gate, up;
+  Tensor y;  // once more, where it is wanted
+};
+
+template <class T>
+T* data_or_null(const Tensor& t) {
+  return t.defined() ? cpu::data<T>(t) : nullptr;
+}
+
+// What the passes over memory write, with y or without.
+Gradients empty_gradients(const Tensor& gate, const Tensor& up, bool makes_y) {
+  return {torch::empty_like(gate), torch::empty_like(up),
+          makes_y ? torch::empty_like(gate) : Tensor()};
+}
+
+Gradients backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up, bool makes_y) {
+  Gradients result = empty_gradients(gate, up, makes_y);
   cpu::with_element_type(gate, [&](auto element) {
     using T = decltype(element);
+    T* const y = data_or_null<T>(result.y);
     parallel_for(0, gate.numel(), kGrain, [&](int64_t first, int64_t last) {
-      cpu::kernels<T>().swiglu_backward(cpu::const_data<T>(dy) + first,
-                                        cpu::const_data<T>(gate) + first,
-                                        cpu::const_data<T>(up) + first, cpu::data<T>(dgate) + first,
-                                        cpu::data<T>(dup) + first, last - first);
+      cpu::kernels<T>().swiglu_backward(
+          cpu::const_data<T>(dy) + first, cpu::const_data<T>(gate) + first,
+          cpu::const_data<T>(up) + first, y == nullptr ? nullptr : y + first,
+          cpu::data<T>(result.gate) + first, cpu::data<T>(result.up) + first, last - first);
     });
   });
-  return {dgate, dup};
+  return result;
 }
 
 Tensor forward_cuda(const Tensor& gate, const Tensor& up) {
@@ -53,15 +74,68 @@ Tensor forward_cuda(const Tensor& gate, const Tensor& up) {
   return y;
 }
 
-tensor_list backward_cuda(const Tensor& dy, const Tensor& gate, const Tensor& up) {
-  Tensor dgate = torch::empty_like(gate), dup = torch::empty_like(up);
+Gradients backward_cuda(const Tensor& dy, const Tensor& gate, const Tensor& up, bool makes_y) {
+  Gradients result = empty_gradients(gate, up, makes_y);
   cuda::with_stream(gate, [&](auto element, cuda::Stream stream) {
     using T = decltype(element);
     cuda::swiglu_backward(cuda::const_data<T>(dy), cuda::const_data<T>(gate),
-                          cuda::const_data<T>(up), cuda::data<T>(dgate), cuda::data<T>(dup),
-                          gate.numel(), stream);
+                          cuda::const_data<T>(up), data_or_null<T>(result.y),
+                          cuda::data<T>(result.gate), cuda::data<T>(result.up), gate.numel(),
+                          stream);
   });
-  return {dgate, dup};
+  return result;
+}
+
+// The gradients of gate and up with what is carried to them.
+Gradients backward_carried(const Tensor& dy, const Tensor& gate, const Tensor& up, bool makes_y,
+                           const OpenGradient& to_gate, const OpenGradient& to_up) {
+  const Gradients result{to_gate.carried.gradient.view_as(gate), to_up.carried.gradient.view_as(up),
+                         makes_y ? torch::empty_like(gate) : Tensor()};
+  const auto fp32 = to_gate.carried.scale.options();
+  const Tensor partial = torch::empty({2, cuda::kDotPartials}, fp32),
+               dots = torch::empty({2}, fp32);
+  cuda::with_stream(gate, [&](auto element, cuda::Stream stream) {
+    using T = decltype(element);
+    const auto from = [](const OpenGradient& open) {
+      return cuda::CarriedTo<T>{cuda::const_data<T>(open.y_prev),
+                                cuda::const_data<float>(open.carried.scale)};
+    };
+    cuda::swiglu_backward_carried(cuda::const_data<T>(dy), cuda::const_data<T>(gate),
+                                  cuda::const_data<T>(up), from(to_gate), from(to_up),
+                                  data_or_null<T>(result.y), cuda::data<T>(result.gate),
+                                  cuda::data<T>(result.up), cuda::data<float>(partial),
+                                  cuda::data<float>(dots), gate.numel(), stream);
+  });
+  close_gradient(to_gate, dots.select(0, 0));
+  close_gradient(to_up, dots.select(0, 1));
+  return result;
+}
+
+// dy: contiguous.
+Gradients backward_alone(const Tensor& dy, const Tensor& gate, const Tensor& up, bool makes_y) {
+  if (cpu::takes(gate, up)) return backward_cpu(dy, gate, up, makes_y);
+  if (cuda::takes(gate, up)) return backward_cuda(dy, gate, up, makes_y);
+  const Tensor activated = torch::silu(gate);
+  return {at::silu_backward(dy * up, gate), dy * activated, makes_y ? activated * up : Tensor()};
+}
+
+// A sum in the memory of what was carried.
+Tensor close_with(const OpenGradient& open, const Tensor& own) {
+  const Tensor sum = open.carried.gradient.view_as(own);
+  close_gradient(open, pass_over_gradient(CrossLayerPass::kAdd, own, open.y_prev.view_as(own),
+                                          open.carried.scale, sum));
+  return sum;
+}
+
+// In the backward of an operator whose first inputs are gate and up.
+Gradients backward_on_device(const Tensor& dy, const Tensor& gate, const Tensor& up, bool makes_y) {
+  const auto open = open_gradients({0, 1}, gate);
+  if (open.empty()) return backward_alone(dy, gate, up, makes_y);
+  if (cuda::takes(gate, up)) return backward_carried(dy, gate, up, makes_y, open[0], open[1]);
+  Gradients result = backward_alone(dy, gate, up, makes_y);
+  result.gate = close_with(open[0], result.gate);
+  result.up = close_with(open[1], result.up);
+  return result;
 }
 
 Tensor forward_on_device(const Tensor& gate, const Tensor& up) {
@@ -74,7 +148,7 @@ class Swiglu : public torch::autograd::Function<Swiglu> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up) {
     RECORD_USER_SCOPE("crnet::swiglu");
     ctx->save_for_backward({gate, up});
-    offer_output<Swiglu>(ctx);
+    offer_output(ctx, [ctx] { return remake(ctx); });
     return forward_on_device(gate, up);
   }
 
@@ -85,29 +159,78 @@ class Swiglu : public torch::autograd::Function<Swiglu> {
 
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     RECORD_USER_SCOPE("crnet::swiglu_backward");
-    let_go_of_output(ctx);
+    let_go_of_outputs(ctx);
     const auto saved = ctx->get_saved_variables();
-    const Tensor &gate = saved[0], &up = saved[1], &dy = grad_outputs[0];
-    if (cpu::takes(gate, up)) return backward_cpu(dy.contiguous(), gate, up);
-    if (cuda::takes(gate, up)) return backward_cuda(dy.contiguous(), gate, up);
-    return {at::silu_backward(dy * up, gate), dy * torch::silu(gate)};
+    const auto gradients =
+        backward_on_device(grad_outputs[0].contiguous(), saved[0], saved[1], /*makes_y=*/false);
+    return {gradients.gate, gradients.up};
   }
 };
 
+// One product; its twin for any x is MatrixProducts.
+class SwigluProduct : public torch::autograd::Function<SwigluProduct> {
+ public:
+  static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up,
+                        const Tensor& weight, bool out_in, Tensor* held, const RowWidths& widths) {
+    RECORD_USER_SCOPE("crnet::swiglu_product");
+    const Tensor factor = as_factor(weight, gate, factor_sizes(weight, out_in, widths));
+    Tensor product = held != nullptr ? *held : Tensor();
+    if (!product.defined()) {
+      product = product_of(as_matrix(forward_on_device(gate, up)), in_out(factor, out_in));
+      auto sizes = gate.sizes().vec();
+      sizes.back() = product.size(1);
+      product = product.view(sizes);
+    }
+    if (held != nullptr) *held = product;
+    ctx->save_for_backward({gate, up, factor});
+    ctx->saved_data["out_in"] = out_in;
+    ctx->saved_data["master"] = static_cast<int64_t>(weight.scalar_type());
+    ctx->saved_data["sizes"] = weight.sizes().vec();
+    accept_carried<SwigluProduct>(ctx);
+    return product.variable_data();  // it gets a graph, the held tensor none
+  }
+
+  static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
+    RECORD_USER_SCOPE("crnet::swiglu_product_backward");
+    const auto saved = ctx->get_saved_variables();
+    const Tensor &gate = saved[0], &up = saved[1], &factor = saved[2];
+    const bool out_in = ctx->saved_data["out_in"].toBool();
+    const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
+    const Tensor dy = gradient_of_product(grad_outputs[0], take_carried(ctx));  // [N, out]
+    const Tensor dx = product_of(dy, in_out(factor, out_in).t()).view_as(gate);
+    const auto gradients = backward_on_device(dx, gate, up, /*makes_y=*/true);
+    const Tensor rows = as_matrix(gradients.y);  // [N, F]
+    const Tensor dw = out_in ? product_as(master, dy.t(), rows) : product_as(master, rows.t(), dy);
+    const auto sizes = ctx->saved_data["sizes"].toIntVector();
+    return {gradients.gate, gradients.up, without_padding(dw, sizes), Tensor(), Tensor(), Tensor()};
+  }
+};
+
+void check(const Tensor& gate, const Tensor& up) {
+  if (gate.sizes() == up.sizes() && gate.scalar_type() == up.scalar_type()) return;
+  std::ostringstream text;
+  text << "[swiglu] expected gate and up of one shape and dtype, got " << gate.sizes() << " "
+       << gate.scalar_type() << " and " << up.sizes() << " " << up.scalar_type();
+  throw Error(text.str());
+}
+
 }  // namespace
 
-RemadeOutputPtr swiglu_output(torch::autograd::Node* node) {
-  return output_offered_by<Swiglu>(node);
+RemadeOutputPtr swiglu_output(torch::autograd::Node* node, uint32_t number) {
+  return output_offered_by<Swiglu>(node, number);
 }
 
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
-  if (gate.sizes() != up.sizes() || gate.scalar_type() != up.scalar_type()) {
-    std::ostringstream text;
-    text << "[swiglu] expected gate and up of one shape and dtype, got " << gate.sizes() << " "
-         << gate.scalar_type() << " and " << up.sizes() << " " << up.scalar_type();
-    throw Error(text.str());
-  }
+  check(gate, up);
   return Swiglu::apply(gate, up);
+}
+
+Tensor swiglu_product(const Tensor& gate, const Tensor& up, const Tensor& weight,
+                      WeightLayout layout, Tensor* product, const RowWidths& widths) {
+  const bool out_in = layout == WeightLayout::kOutIn;
+  check(gate, up);
+  check_product(gate, weight, out_in, widths);
+  return SwigluProduct::apply(gate, up, weight, out_in, product, widths);
 }
 
 namespace plain {

@@ -37,8 +37,7 @@ const std::array<GroupRule, 7>& rules() {
       {"embedding", {"aten::embedding"}},
       {"pointwise and sums",
        {"aten::add", "aten::sub", "aten::mul", "aten::div", "aten::sum", "aten::silu",
-        "aten::sigmoid", "crnet::residual_sum", "aten::where", "aten::ge", "aten::reciprocal",
-        "aten::neg", "aten::ne"}},
+        "aten::sigmoid", "aten::where", "aten::ge", "aten::reciprocal", "aten::neg", "aten::ne"}},
   }};
   return kRules;
 }

@@ -29,13 +29,13 @@ bool forbid_waiting(bool) {
 }
 
 template <class T>
-void rms_norm(const T*, const float*, T*, float*, int64_t, int64_t, float, Stream) {
+void rms_norm(const T*, const T*, const float*, T*, T*, float*, int64_t, int64_t, float, Stream) {
   refuse();
 }
 
 template <class T>
-void rms_norm_backward(const T*, const T*, const float*, const float*, T*, float*, int64_t, int64_t,
-                       Stream) {
+void rms_norm_backward(const T*, const T*, const float*, const float*, const T*, T*, float*,
+                       int64_t, int64_t, Stream) {
   refuse();
 }
 
@@ -46,12 +46,24 @@ void rope(const T*, const float*, const float*, T*, int64_t, int64_t, int64_t, i
 }
 
 template <class T>
+void rope_backward(const T*, const float*, const float*, const CarriedTo<T>&, T*, float*, float*,
+                   int64_t, int64_t, int64_t, int64_t, Stream) {
+  refuse();
+}
+
+template <class T>
 void swiglu(const T*, const T*, T*, int64_t, Stream) {
   refuse();
 }
 
 template <class T>
-void swiglu_backward(const T*, const T*, const T*, T*, T*, int64_t, Stream) {
+void swiglu_backward(const T*, const T*, const T*, T*, T*, T*, int64_t, Stream) {
+  refuse();
+}
+
+template <class T>
+void swiglu_backward_carried(const T*, const T*, const T*, const CarriedTo<T>&, const CarriedTo<T>&,
+                             T*, T*, T*, float*, float*, int64_t, Stream) {
   refuse();
 }
 
@@ -81,15 +93,17 @@ void subtract_and_divide(const T*, T*, float, int64_t, Stream) {
   refuse();
 }
 
-#define CRNET_FOR_ELEMENT(T)                                    \
-  template decltype(rms_norm<T>) rms_norm<T>;                   \
-  template decltype(rms_norm_backward<T>) rms_norm_backward<T>; \
-  template decltype(rope<T>) rope<T>;                           \
-  template decltype(swiglu<T>) swiglu<T>;                       \
-  template decltype(swiglu_backward<T>) swiglu_backward<T>;     \
-  template decltype(cross_entropy<T>) cross_entropy<T>;         \
-  template decltype(cross_layer<T>) cross_layer<T>;             \
-  template decltype(residual_product<T>) residual_product<T>;   \
+#define CRNET_FOR_ELEMENT(T)                                                \
+  template decltype(rms_norm<T>) rms_norm<T>;                               \
+  template decltype(rms_norm_backward<T>) rms_norm_backward<T>;             \
+  template decltype(rope<T>) rope<T>;                                       \
+  template decltype(swiglu<T>) swiglu<T>;                                   \
+  template decltype(swiglu_backward<T>) swiglu_backward<T>;                 \
+  template decltype(swiglu_backward_carried<T>) swiglu_backward_carried<T>; \
+  template decltype(rope_backward<T>) rope_backward<T>;                     \
+  template decltype(cross_entropy<T>) cross_entropy<T>;                     \
+  template decltype(cross_layer<T>) cross_layer<T>;                         \
+  template decltype(residual_product<T>) residual_product<T>;               \
   template decltype(subtract_and_divide<T>) subtract_and_divide<T>
 CRNET_FOR_ELEMENT(float);
 CRNET_FOR_ELEMENT(bfloat16);

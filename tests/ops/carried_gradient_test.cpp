@@ -12,6 +12,8 @@
 
 #include "crnet/ops/low_rank_residual.h"
 #include "crnet/ops/matrix_product.h"
+#include "crnet/ops/rope.h"
+#include "crnet/ops/swiglu.h"
 #include "gradcheck.h"
 
 namespace crnet {
@@ -71,6 +73,104 @@ struct Stack {
 
 double tolerance_of(torch::ScalarType dtype) {
   return dtype == torch::kBFloat16 ? 4e-3 : 2e-7;  // a rounding
+}
+
+/// Three blocks of a gated MLP and rotated queries over their outputs below: what is carried to
+/// gate, up and q is added where their gradients are made.
+struct GatedStack {
+  GatedStack(torch::Device device, torch::ScalarType dtype) {
+    torch::manual_seed(12);
+    const auto on = torch::TensorOptions().device(device);
+    const auto table = rope_table(kRows / 2, kWidth / 2, 100.0);
+    cosine = table.cosine.to(device), sine = table.sine.to(device);
+    x = leaf(torch::randn({2, kRows / 2, kWidth}, on).to(dtype));
+    for (auto& first : below) first = leaf(torch::randn({2, kRows / 2, kWidth}, on).to(dtype));
+    for (int i = 0; i < 9; ++i) {
+      B.push_back(leaf(torch::randn({kRank, kWidth}, on)));
+      beta.push_back(leaf(torch::full({}, 0.6 + 0.1 * i, on)));
+    }
+    A = leaf(torch::randn({kWidth, kRank}, on));
+    down = leaf(torch::randn({kWidth, kWidth}, on));
+  }
+
+  /// `whole`: operators as they are; otherwise each gradient comes to a copy, where nothing is
+  /// open.
+  [[nodiscard]] std::vector<Tensor> gradients(bool whole) const {
+    const auto reader = [whole](const Tensor& t) { return whole ? t : t.clone(); };
+    std::array<Tensor, 3> y = below;
+    Tensor loss = torch::zeros({}, x.options().dtype(torch::kFloat32));
+    for (size_t block = 0; block < 3; ++block) {
+      const Tensor low = matrix_product(x, A, WeightLayout::kInOut);
+      for (size_t i = 0; i < 3; ++i) {
+        LowRankProducts products;
+        const size_t at = 3 * block + i;
+        y[i] = cross_layer_sum(low, B[at], y[i], beta[at], kEpsilon, products);
+      }
+      const Tensor mlp = swiglu_product(reader(y[0]), reader(y[1]), down, WeightLayout::kInOut);
+      const Tensor q = rope(reader(y[2]), cosine, sine);
+      loss = loss + (mlp.to(torch::kFloat32).square().mean() + q.to(torch::kFloat32).pow(3).mean());
+    }
+    std::vector<Tensor> inputs = {x, A, down, below[0], below[1], below[2]};
+    inputs.insert(inputs.end(), B.begin(), B.end());
+    inputs.insert(inputs.end(), beta.begin(), beta.end());
+    return torch::autograd::grad({loss}, inputs);
+  }
+
+  Tensor x, A, down, cosine, sine;
+  std::array<Tensor, 3> below;
+  std::vector<Tensor> B, beta;
+};
+
+TEST(OpenGradient, SumsHaveTheBitsOfThoseMadeInAPassOfTheirOwn) {
+  for (const auto& device : testing::devices()) {
+    for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
+      const GatedStack stack(device, dtype);
+      const auto got = stack.gradients(/*whole=*/true), expected = stack.gradients(false);
+      for (size_t i = 0; i < got.size(); ++i) {
+        if (got[i].dim() > 0) {
+          EXPECT_TRUE(torch::equal(got[i], expected[i])) << i << " " << device << " " << dtype;
+        } else {  // dβ, whose order of summation is another on a GPU
+          EXPECT_LT(relative_error(got[i], expected[i]), 1e-4) << i << " " << device;
+        }
+      }
+    }
+  }
+}
+
+// Another reader of gate adds to what the MLP's backward has summed.
+TEST(OpenGradient, AnotherReaderOfTheOutputCounts) {
+  for (const auto& device : testing::devices()) {
+    torch::manual_seed(13);
+    const auto random = [&](at::IntArrayRef sizes) { return leaf(torch::randn(sizes, device)); };
+    const Tensor low = random({kRows, kRank}), first = random({kRows, kWidth});
+    const Tensor B = random({kRank, kWidth}), beta = leaf(torch::full({}, 0.7, device));
+    const Tensor up = random({kRows, kWidth}), down = random({kWidth, kWidth});
+    const auto loss = [&](bool fused) {
+      Tensor y = first, sum = torch::zeros({}, device);
+      for (int block = 0; block < 3; ++block) {
+        LowRankProducts products;
+        Tensor other = up;
+        if (fused) {
+          y = cross_layer_sum(low, B, y, beta, kEpsilon, products);
+          LowRankProducts unheld;
+          other = cross_layer_sum(low, B, up, beta, kEpsilon, unheld);
+          sum = sum + swiglu_product(y, other, down, WeightLayout::kInOut).square().mean();
+        } else {
+          y = signed_scale(beta, kEpsilon) * y + torch::mm(low, B);
+          other = signed_scale(beta, kEpsilon) * up + torch::mm(low, B);
+          sum = sum + torch::mm(plain::swiglu(y, other), down).square().mean();
+        }
+        sum = sum + y.pow(3).mean();
+      }
+      return sum;
+    };
+    const std::vector<Tensor> inputs = {low, first, B, beta, up, down};
+    const auto got = torch::autograd::grad({loss(true)}, inputs);
+    const auto expected = torch::autograd::grad({loss(false)}, inputs);
+    for (size_t i = 0; i < got.size(); ++i) {
+      EXPECT_LT(relative_error(got[i], expected[i]), 2e-5) << i << " " << device;
+    }
+  }
 }
 
 // In bf16 the second rounding of a gradient that was not carried would show.

@@ -133,34 +133,48 @@ void over_elements(const std::function<void(torch::ScalarType dtype, int64_t shi
   }
 }
 
+// With and without something that is added first, and its sum's other gradient.
 TEST(CudaKernels, RmsNormIsThatOfThePlainOperator) {
   over_elements([](torch::ScalarType dtype, int64_t shift) {
     for (const int64_t columns : kColumns) {
-      SCOPED_TRACE(::testing::Message() << columns << " columns");
-      const int64_t rows = 3;
-      const Tensor x = shifted(torch::randn({rows, columns}).to(dtype), shift);
-      const Tensor dy = torch::randn({rows, columns}).to(dtype), w = torch::randn({columns});
-      const auto expected =
-          evaluate([](const Tensors& t) { return plain::rms_norm(t[0], t[1], 1e-5); },
-                   to_double({x, w}), dy.to(torch::kFloat64));
-      const int64_t pieces = kernels::num_partial_rows(rows, columns);
-      const auto got = run({{{rows, columns}, dtype},
-                            {{rows}, torch::kFloat32},
-                            {{rows, columns}, dtype},
-                            {{pieces, columns}, torch::kFloat32}},
-                           shift, [&](const Tensors& out) {
-                             with_element(dtype, [&](auto element) {
-                               using T = decltype(element);
-                               kernels::rms_norm(data<T>(x), data<float>(w), data<T>(out[0]),
-                                                 data<float>(out[1]), rows, columns, 1e-5f, {});
-                               kernels::rms_norm_backward(data<T>(dy), data<T>(x), data<float>(w),
-                                                          data<float>(out[1]), data<T>(out[2]),
-                                                          data<float>(out[3]), rows, columns, {});
-                             });
-                           });
-      expect_close(got[0], expected.value, dtype);
-      expect_close(got[2], expected.gradients[0], dtype);
-      expect_close(got[3].sum(0), expected.gradients[1], torch::kFloat32);
+      for (const bool adds : {false, true}) {
+        SCOPED_TRACE(::testing::Message() << columns << " columns, adds " << adds);
+        const int64_t rows = 3;
+        const Tensor x = shifted(torch::randn({rows, columns}).to(dtype), shift);
+        const Tensor delta = torch::randn({rows, columns}).to(dtype);
+        const Tensor dy = torch::randn({rows, columns}).to(dtype), w = torch::randn({columns});
+        const Tensor dsum = torch::randn({rows, columns}).to(dtype);
+        const Tensor summed = adds ? x + delta : x;
+        const auto expected =
+            evaluate([](const Tensors& t) { return plain::rms_norm(t[0], t[1], 1e-5); },
+                     to_double({summed, w}), dy.to(torch::kFloat64));
+        const int64_t pieces = kernels::num_partial_rows(rows, columns);
+        const auto got = run(
+            {{{rows, columns}, dtype},
+             {{rows}, torch::kFloat32},
+             {{rows, columns}, dtype},
+             {{pieces, columns}, torch::kFloat32},
+             {{rows, columns}, dtype}},
+            shift, [&](const Tensors& out) {
+              with_element(dtype, [&](auto element) {
+                using T = decltype(element);
+                kernels::rms_norm(data<T>(x), adds ? data<T>(delta) : nullptr, data<float>(w),
+                                  adds ? data<T>(out[4]) : nullptr, data<T>(out[0]),
+                                  data<float>(out[1]), rows, columns, 1e-5f, {});
+                kernels::rms_norm_backward(data<T>(dy), data<T>(summed), data<float>(w),
+                                           data<float>(out[1]), adds ? data<T>(dsum) : nullptr,
+                                           data<T>(out[2]), data<float>(out[3]), rows, columns, {});
+              });
+              if (!adds) out[4].copy_(summed);
+            });
+        expect_close(got[0], expected.value, dtype);
+        const Tensor other = adds ? dsum.to(torch::kFloat64) : torch::zeros({}, torch::kFloat64);
+        expect_close(got[2], expected.gradients[0] + other, dtype);
+        expect_close(got[3].sum(0), expected.gradients[1], torch::kFloat32);
+        if (adds) {
+          EXPECT_TRUE(torch::equal(got[4], summed));
+        }
+      }
     }
   });
 }
@@ -173,9 +187,9 @@ TEST(CudaKernels, RmsNormAddsUpTheWeightsGradientOfManyRows) {
   const auto got =
       run({{{rows, columns}, torch::kFloat32}, {{blocks, columns}, torch::kFloat32}}, 0,
           [&](const Tensors& out) {
-            kernels::launch(kernels::rms_norm_backward_rows<float, 2, 1>, blocks, 64, {},
+            kernels::launch(kernels::rms_norm_backward_rows<float, 2, 1, false>, blocks, 64, {},
                             data<float>(dy), data<float>(x), data<float>(w), data<float>(rstd),
-                            data<float>(out[0]), data<float>(out[1]), rows, columns);
+                            nullptr, data<float>(out[0]), data<float>(out[1]), rows, columns);
           });
   const Tensor share = (dy * x).to(torch::kFloat64) * rstd.unsqueeze(1);
   expect_close(got[1].sum(0), share.sum(0), torch::kFloat32);
@@ -218,17 +232,22 @@ TEST(CudaKernels, SwigluIsThatOfThePlainOperator) {
       const auto expected = evaluate([](const Tensors& t) { return plain::swiglu(t[0], t[1]); },
                                      to_double({gate, up}), dy.to(torch::kFloat64));
       const Output like_gate{{count}, dtype};
-      const auto got = run({like_gate, like_gate, like_gate}, shift, [&](const Tensors& out) {
+      const std::vector<Output> outputs(6, like_gate);
+      const auto got = run(outputs, shift, [&](const Tensors& out) {
         with_element(dtype, [&](auto element) {
           using T = decltype(element);
           kernels::swiglu(data<T>(gate), data<T>(up), data<T>(out[0]), count, {});
-          kernels::swiglu_backward(data<T>(dy), data<T>(gate), data<T>(up), data<T>(out[1]),
-                                   data<T>(out[2]), count, {});
+          kernels::swiglu_backward(data<T>(dy), data<T>(gate), data<T>(up),
+                                   static_cast<T*>(nullptr), data<T>(out[1]), data<T>(out[2]),
+                                   count, {});
+          kernels::swiglu_backward(data<T>(dy), data<T>(gate), data<T>(up), data<T>(out[3]),
+                                   data<T>(out[4]), data<T>(out[5]), count, {});
         });
       });
       expect_close(got[0], expected.value, dtype);
       expect_close(got[1], expected.gradients[0], dtype);
       expect_close(got[2], expected.gradients[1], dtype);
+      for (const size_t i : {0, 1, 2}) EXPECT_TRUE(torch::equal(got[3 + i], got[i])) << i;
     }
   });
 }
@@ -376,6 +395,94 @@ TEST(CudaKernels, CrossLayerPassesAreThoseOfThePlainOperators) {
         SCOPED_TRACE(::testing::Message() << "pass " << static_cast<int>(asked.pass) << ", "
                                           << count << " elements, dots " << asked.dots);
         check_cross_layer(asked, dtype, shift, count);
+      }
+    }
+  });
+}
+
+/// What two kernels after each other make of `own` and of what was carried to it: the sum to the
+/// bit, and its dot with y_prev but for the order.
+void expect_carried_sum(const Tensor& sum, const Tensor& dot, const Tensor& own,
+                        const Tensor& carried, const Tensor& y_prev, const Tensor& c) {
+  const Tensor partial = torch::empty({kernels::kDotPartials}), expected_dot = torch::empty({});
+  const Tensor expected = carried.clone();
+  with_element(own.scalar_type(), [&](auto element) {
+    using T = decltype(element);
+    kernels::cross_layer(CrossLayerPass::kAdd, data<T>(own), data<T>(y_prev), data<float>(c),
+                         data<T>(expected), data<float>(partial), data<float>(expected_dot),
+                         own.numel(), {});
+  });
+  EXPECT_TRUE(torch::equal(sum, expected));
+  const double size = (expected.to(torch::kFloat64) * y_prev).abs().sum().item<double>();
+  EXPECT_NEAR(dot.item<double>(), expected_dot.item<double>(), 1e-6 * size);
+}
+
+TEST(CudaKernels, SwigluAddsWhatIsCarriedToItsGradients) {
+  over_elements([](torch::ScalarType dtype, int64_t shift) {
+    for (const int64_t count : {1, 3, 33, 2051, 40007}) {
+      SCOPED_TRACE(::testing::Message() << count << " elements");
+      const auto random = [&] { return torch::randn({count}).to(dtype); };
+      const Tensor gate = shifted(random(), shift), up = random(), dy = random();
+      const Tensors carried = {random(), random()}, y_prev = {random(), random()};
+      const Tensors c = {torch::full({}, 0.9f), torch::full({}, -1.1f)};
+      const Tensor partial = torch::full({2, kernels::kDotPartials}, NAN);
+      const Output like_gate{{count}, dtype};
+      const auto got = run(
+          {like_gate,
+           like_gate,
+           like_gate,
+           {{2}, torch::kFloat32},
+           like_gate,
+           like_gate,
+           like_gate},
+          shift, [&](const Tensors& out) {
+            out[1].copy_(carried[0]);
+            out[2].copy_(carried[1]);
+            with_element(dtype, [&](auto element) {
+              using T = decltype(element);
+              kernels::swiglu_backward_carried<T>(
+                  data<T>(dy), data<T>(gate), data<T>(up), {data<T>(y_prev[0]), data<float>(c[0])},
+                  {data<T>(y_prev[1]), data<float>(c[1])}, data<T>(out[0]), data<T>(out[1]),
+                  data<T>(out[2]), data<float>(partial), data<float>(out[3]), count, {});
+              kernels::swiglu_backward(data<T>(dy), data<T>(gate), data<T>(up), data<T>(out[4]),
+                                       data<T>(out[5]), data<T>(out[6]), count, {});
+            });
+          });
+      EXPECT_TRUE(torch::equal(got[0], got[4]));
+      for (const size_t i : {0, 1}) {
+        expect_carried_sum(got[1 + i], got[3][static_cast<int64_t>(i)], got[5 + i], carried[i],
+                           y_prev[i], c[i]);
+      }
+    }
+  });
+}
+
+TEST(CudaKernels, RopeAddsWhatIsCarriedToItsGradient) {
+  over_elements([](torch::ScalarType dtype, int64_t shift) {
+    for (const int64_t size : {2, 6, 64}) {
+      for (const int64_t batch : {2, 300}) {  // more tokens than blocks
+        SCOPED_TRACE(::testing::Message() << batch << " sequences, heads of " << size);
+        const Sizes sizes = {batch, 5, 3, size};
+        const auto table = rope_table(5, size, 100.0);
+        const auto random = [&] { return torch::randn(sizes).to(dtype); };
+        const Tensor dy = shifted(random(), shift), carried = random(), y_prev = random();
+        const Tensor c = torch::full({}, -0.8f),
+                     partial = torch::full({kernels::kDotPartials}, NAN);
+        const auto got =
+            run({{sizes, dtype}, {{}, torch::kFloat32}, {sizes, dtype}}, shift,
+                [&](const Tensors& out) {
+                  out[0].copy_(carried);
+                  with_element(dtype, [&](auto element) {
+                    using T = decltype(element);
+                    kernels::rope_backward<T>(
+                        data<T>(dy), data<float>(table.cosine), data<float>(table.sine),
+                        {data<T>(y_prev), data<float>(c)}, data<T>(out[0]), data<float>(partial),
+                        data<float>(out[1]), 5 * batch, 5, 3, size, {});
+                    kernels::rope(data<T>(dy), data<float>(table.cosine), data<float>(table.sine),
+                                  data<T>(out[2]), 5 * batch, 5, 3, size, -1.0f, {});
+                  });
+                });
+        expect_carried_sum(got[0], got[1], got[2], carried, y_prev, c);
       }
     }
   });

@@ -33,7 +33,7 @@ Tensor weighted_sum(const Tensors& products) {
   Tensor sum = torch::zeros({}, torch::kFloat64);
   for (const Tensor& product : products) {
     const Tensor wide = product.to(torch::kFloat64);
-    sum = sum + (wide * torch::linspace(-1, 1, wide.numel(), torch::kFloat64).view_as(wide)).sum();
+    sum = sum + (wide * torch::linspace(-1, 1, wide.numel(), wide.options()).view_as(wide)).sum();
   }
   return sum;
 }
@@ -126,7 +126,8 @@ TEST(MatrixProducts, WiderRowsAreThoseOfWeightsWithZeros) {
           const auto gradients = torch::autograd::grad({weighted_sum(expected)}, inputs);
           for (size_t i = 0; i < got.size(); ++i) {
             EXPECT_TRUE(torch::equal(got[i], expected[i]));
-            EXPECT_EQ(got[i].narrow(1, kWidths[i], wide.out - kWidths[i]).abs().sum().item<float>(), 0);
+            EXPECT_EQ(got[i].narrow(1, kWidths[i], wide.out - kWidths[i]).abs().sum().item<float>(),
+                      0);
           }
           for (size_t i = 0; i < inputs.size(); ++i) {
             EXPECT_TRUE(got_gradients[i].is_contiguous());

@@ -9,7 +9,6 @@
 #include "crnet/core/error.h"
 #include "crnet/ops/linear_cross_entropy.h"
 #include "crnet/ops/low_rank_residual.h"
-#include "crnet/ops/residual_sum.h"
 #include "crnet/ops/rms_norm.h"
 #include "crnet/ops/rope.h"
 #include "crnet/ops/swiglu.h"
@@ -239,18 +238,115 @@ TEST_F(SwigluTest, HoldsAtTheEndsOfTheRangeAndPassesNaN) {
   }
 }
 
-// ---- residual sum
+// ---- SwiGLU and the product that reads it
 
-TEST(ResidualSumTest, MatchesPlainOverDtypesAndOddSizes) {
+TEST(SwigluProductTest, MatchesPlainOverDtypesLayoutsAndOddSizes) {
+  torch::manual_seed(9);
+  for (const auto layout : {WeightLayout::kInOut, WeightLayout::kOutIn}) {
+    for (const auto dtype : kFastDtypes) {
+      for (const int64_t rows : {1, 35}) {
+        const Tensor weight = torch::randn({33, 7});
+        const Tensors inputs = {torch::randn({2, rows, 33}).to(dtype),
+                                torch::randn({2, rows, 33}).to(dtype),
+                                layout == WeightLayout::kInOut ? weight : weight.t().contiguous()};
+        expect_fused_matches_plain(
+            [&](const Tensors& t) { return swiglu_product(t[0], t[1], t[2], layout); },
+            [&](const Tensors& t) {
+              return torch::matmul(plain::swiglu(t[0], t[1]),
+                                   layout == WeightLayout::kInOut ? t[2] : t[2].t());
+            },
+            inputs, tolerance_of(dtype));
+      }
+    }
+  }
+}
+
+TEST(SwigluProductTest, GradientsMatchFiniteDifferences) {
+  for (const auto& device : testing::devices()) {
+    const auto exact = fp64_on(device);
+    const auto gate = leaf(torch::randn({3, 5}, exact)), up = leaf(torch::randn({3, 5}, exact));
+    const auto w = leaf(torch::randn({5, 4}, exact));
+    expect_gradients_match([&] { return swiglu_product(gate, up, w, WeightLayout::kInOut); },
+                           {gate, up, w});
+  }
+}
+
+TEST(SwigluProductTest, IsThatOfBothOperatorsToTheBit) {
+  for (const auto& device : testing::devices()) {
+    for (const auto dtype : kFastDtypes) {
+      const auto random = [&](at::IntArrayRef sizes) { return torch::randn(sizes, device); };
+      const Tensor gate = leaf(random({70, 40}).to(dtype)), up = leaf(random({70, 40}).to(dtype));
+      const Tensor w = leaf(random({40, 24}));
+      const auto pass = [&](const Tensor& y) {
+        Tensors results = torch::autograd::grad({y.square().sum()}, {gate, up, w});
+        results.push_back(y);
+        return results;
+      };
+      const auto got = pass(swiglu_product(gate, up, w, WeightLayout::kInOut));
+      const auto expected = pass(matrix_product(swiglu(gate, up), w, WeightLayout::kInOut));
+      for (size_t i = 0; i < got.size(); ++i) {
+        EXPECT_TRUE(torch::equal(got[i], expected[i])) << i << " " << device << " " << dtype;
+      }
+    }
+  }
+}
+
+TEST(SwigluProductTest, WhatIsHeldIsBelievedAndTheRestIsLeftThere) {
+  const Tensor gate = torch::randn({3, 8}), up = torch::randn({3, 8}), w = torch::randn({8, 2});
+  Tensor missing, held = torch::full({3, 2}, 7.0);
+  const Tensor product = swiglu_product(gate, up, w, WeightLayout::kInOut, &missing);
+  EXPECT_TRUE(torch::equal(missing, product));
+  EXPECT_TRUE(torch::equal(swiglu_product(gate, up, w, WeightLayout::kInOut, &held), held));
+  EXPECT_THROW(swiglu_product(gate, up, torch::randn({7, 2}), WeightLayout::kInOut), Error);
+  EXPECT_THROW(swiglu_product(gate, torch::randn({3, 7}), w, WeightLayout::kInOut), Error);
+}
+
+// ---- residual sum and RMSNorm
+
+// Both results side by side. t: x, weight and, where there is a third, delta.
+Tensor sum_and_norm(const Tensors& t) {
+  const auto both = residual_rms_norm(t[0], t.size() > 2 ? t[2] : Tensor(), t[1], 1e-5);
+  return torch::cat({both.sum, both.normed}, -1);
+}
+Tensor plain_sum_and_norm(const Tensors& t) {
+  const Tensor sum = t.size() > 2 ? t[0] + t[2] : t[0];
+  return torch::cat({sum, plain::rms_norm(sum, t[1], 1e-5)}, -1);
+}
+
+TEST(ResidualRmsNormTest, MatchesPlainOverDtypesAndOddSizes) {
   torch::manual_seed(7);
   for (const auto dtype : kFastDtypes) {
     for (const int64_t width : {1, 5, 33, 64}) {
-      expect_fused_matches_plain(
-          [](const Tensors& t) { return residual_sum(t[0], t[1]); },
-          [](const Tensors& t) { return t[0] + t[1]; },
-          {torch::randn({3, 5, width}).to(dtype), torch::randn({3, 5, width}).to(dtype)},
-          tolerance_of(dtype));
+      Tensors inputs = {torch::randn({3, 5, width}).to(dtype), torch::randn({width})};
+      expect_fused_matches_plain(sum_and_norm, plain_sum_and_norm, inputs, tolerance_of(dtype));
+      inputs.push_back(torch::randn({3, 5, width}).to(dtype));
+      expect_fused_matches_plain(sum_and_norm, plain_sum_and_norm, inputs, tolerance_of(dtype));
     }
+  }
+}
+
+TEST(ResidualRmsNormTest, GradientsMatchFiniteDifferences) {
+  for (const auto& device : testing::devices()) {
+    const auto exact = fp64_on(device);
+    const auto x = leaf(torch::randn({2, 3, 6}, exact)), w = leaf(torch::randn({6}, exact));
+    const auto delta = leaf(torch::randn({2, 3, 6}, exact));
+    expect_gradients_match([&] { return sum_and_norm({x, w, delta}); }, {x, w, delta});
+    expect_gradients_match([&] { return sum_and_norm({x, w}); }, {x, w});
+  }
+}
+
+TEST(ResidualRmsNormTest, EachResultMayGoUnread) {
+  for (const auto& device : testing::devices()) {
+    const Tensor x = leaf(torch::randn({3, 8}, device)), w = leaf(torch::randn({8}, device));
+    const Tensor delta = leaf(torch::randn({3, 8}, device));
+    const auto expected =
+        torch::autograd::grad({plain::rms_norm(x + delta, w, 1e-5).square().sum()}, {x, delta, w});
+    const auto normed = residual_rms_norm(x, delta, w, 1e-5).normed;
+    const auto got = torch::autograd::grad({normed.square().sum()}, {x, delta, w});
+    for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(relative_error(got[i], expected[i]), 1e-5);
+    const auto sum = residual_rms_norm(x, delta, w, 1e-5).sum;
+    const auto of_sum = torch::autograd::grad({sum.square().sum()}, {x, delta});
+    for (const Tensor& t : of_sum) EXPECT_LT(relative_error(t, 2 * (x + delta)), 1e-6);
   }
 }
 

@@ -12,7 +12,6 @@
 #include "crnet/ops/attention.h"
 #include "crnet/ops/low_rank_residual.h"
 #include "crnet/ops/matrix_product.h"
-#include "crnet/ops/residual_sum.h"
 #include "crnet/ops/rms_norm.h"
 #include "crnet/ops/rope.h"
 #include "crnet/ops/swiglu.h"
@@ -64,14 +63,16 @@ Chain norm_read_three_times(torch::ScalarType dtype) {
 }
 
 Chain norm_of_a_sum(torch::ScalarType dtype) {
-  return {"a sum, read by a norm, read by a product",
+  return {"a sum and its norm, each read by a product, and a norm of the sum's norm",
           {random({kB, kT, kC}, dtype), random({kB, kT, kC}, dtype), torch::randn({kC}),
            torch::randn({kC, kF})},
           [](const Tensors& t, const Pass& pass) {
-            const Tensor x = pass(residual_sum(t[0], t[1]));
-            return matrix_product(pass(rms_norm(x, t[2], kEpsilon)), t[3], WeightLayout::kInOut);
+            const auto [sum, normed] = residual_rms_norm(t[0], t[1], t[2], kEpsilon);
+            const Tensor again = rms_norm(pass(sum), t[2], kEpsilon);
+            return matrix_product(pass(normed), t[3], WeightLayout::kInOut) +
+                   matrix_product(pass(again), t[3], WeightLayout::kInOut);
           },
-          2 * kB * kT * kC};
+          3 * kB * kT * kC};
 }
 
 Chain gated(torch::ScalarType dtype) {
@@ -156,9 +157,11 @@ TEST(Remade, SecondDerivativesAreAnError) {
   }
 }
 
-TEST(ResidualSum, RefusesWhatDoesNotFit) {
-  EXPECT_THROW(residual_sum(torch::ones({2, 3}), torch::ones({3})), Error);
-  EXPECT_THROW(residual_sum(torch::ones({2}), torch::ones({2}, torch::kBFloat16)), Error);
+TEST(ResidualRmsNorm, RefusesWhatDoesNotFit) {
+  const Tensor x = torch::ones({2, 3}), w = torch::ones({3});
+  EXPECT_THROW(residual_rms_norm(x, torch::ones({3}), w, kEpsilon), Error);
+  EXPECT_THROW(residual_rms_norm(x, x.to(torch::kBFloat16), w, kEpsilon), Error);
+  EXPECT_THROW(residual_rms_norm(x, x, torch::ones({2}), kEpsilon), Error);
 }
 
 TEST(Remade, ReadersKeepNothing) {

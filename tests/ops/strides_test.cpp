@@ -7,7 +7,6 @@
 #include "crnet/ops/linear_cross_entropy.h"
 #include "crnet/ops/low_rank_residual.h"
 #include "crnet/ops/matrix_product.h"
-#include "crnet/ops/residual_sum.h"
 #include "crnet/ops/rms_norm.h"
 #include "crnet/ops/rope.h"
 #include "crnet/ops/swiglu.h"
@@ -63,9 +62,12 @@ TEST(Strides, DoNotMatterToAnyOperator) {
       "RMSNorm", [](const Tensors& t) { return rms_norm(t[0], t[1], 1e-5); }, {{3, 5, 33}, {33}});
   expect_strides_do_not_matter("SwiGLU", [](const Tensors& t) { return swiglu(t[0], t[1]); },
                                {{3, 5, 33}, {3, 5, 33}});
-  expect_strides_do_not_matter("residual sum",
-                               [](const Tensors& t) { return residual_sum(t[0], t[1]); },
-                               {{3, 5, 33}, {3, 5, 33}});
+  expect_strides_do_not_matter("residual sum and RMSNorm",
+                               [](const Tensors& t) {
+                                 const auto both = residual_rms_norm(t[0], t[1], t[2], 1e-5);
+                                 return torch::cat({both.sum, both.normed});
+                               },
+                               {{3, 5, 33}, {3, 5, 33}, {33}});
   expect_strides_do_not_matter("RoPE",
                                [](const Tensors& t) {
                                  const RopeTable table = rope_table(7, 6, 100.0);

@@ -8,6 +8,7 @@
 
 #include "crnet/model/config.h"
 #include "crnet/model/projection_layer.h"
+#include "crnet/ops/rms_norm.h"
 #include "crnet/ops/rope.h"
 #include "crnet/recompute/block_stack.h"
 
@@ -24,6 +25,8 @@ class RMSNormImpl : public torch::nn::Module {
  public:
   RMSNormImpl(int64_t size, double epsilon, torch::Device device);
   torch::Tensor forward(const torch::Tensor& x);
+  /// Of x + delta, or of x where delta is undefined; gives the sum as well.
+  ResidualNorm after_sum(const torch::Tensor& x, const torch::Tensor& delta);
 
   torch::Tensor weight;
 
@@ -44,7 +47,7 @@ class AttentionImpl : public torch::nn::Module {
                         KeyValueCache* cache, BlockState& above);
 
  private:
-  int64_t num_heads_, num_kv_heads_, head_size_;
+  int64_t num_kv_heads_, head_size_;
   ProjectionLayerPtr q_proj_, k_proj_, v_proj_, o_proj_;
 };
 TORCH_MODULE(Attention);

@@ -54,8 +54,8 @@ class CRNetLayerImpl : public torch::nn::Cloneable<CRNetLayerImpl>, public Proje
   [[nodiscard]] const torch::Tensor& input_weight() const override;
   [[nodiscard]] WeightLayout input_layout() const override;
   [[nodiscard]] torch::Tensor* held_product(TapeEntry& entry) const override;
-  torch::Tensor finish(const torch::Tensor& product, const torch::Tensor& y_prev,
-                       TapeEntry& entry, int64_t width) const override;
+  torch::Tensor finish(const torch::Tensor& product, const torch::Tensor& y_prev, TapeEntry& entry,
+                       int64_t width) const override;
 
   CRNetLayerOptions options;
   torch::Tensor weight;  ///< [out, in]; undefined unless full rank

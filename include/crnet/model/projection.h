@@ -24,8 +24,8 @@ class FullRankLayerImpl : public torch::nn::Cloneable<FullRankLayerImpl>, public
   [[nodiscard]] const torch::Tensor& input_weight() const override { return weight; }
   [[nodiscard]] WeightLayout input_layout() const override { return WeightLayout::kOutIn; }
   [[nodiscard]] torch::Tensor* held_product(TapeEntry& entry) const override { return nullptr; }
-  torch::Tensor finish(const torch::Tensor& product, const torch::Tensor& y_prev,
-                       TapeEntry& entry, int64_t width) const override;
+  torch::Tensor finish(const torch::Tensor& product, const torch::Tensor& y_prev, TapeEntry& entry,
+                       int64_t width) const override;
 
   int64_t in, out;
   torch::Device device;
@@ -46,8 +46,8 @@ class CoLALayerImpl : public torch::nn::Cloneable<CoLALayerImpl>, public Project
   [[nodiscard]] const torch::Tensor& input_weight() const override { return A; }
   [[nodiscard]] WeightLayout input_layout() const override { return WeightLayout::kInOut; }
   [[nodiscard]] torch::Tensor* held_product(TapeEntry& entry) const override;
-  torch::Tensor finish(const torch::Tensor& product, const torch::Tensor& y_prev,
-                       TapeEntry& entry, int64_t width) const override;
+  torch::Tensor finish(const torch::Tensor& product, const torch::Tensor& y_prev, TapeEntry& entry,
+                       int64_t width) const override;
 
   int64_t in, out, r;
   torch::Device device;

@@ -30,11 +30,14 @@ class ProjectionLayer {
 using ProjectionLayerPtr = std::shared_ptr<ProjectionLayer>;
 
 /// The outputs of projections of one x [..., in], all of one layout, called in this order. y_prev:
-/// of each; empty in the first block. `widths`: of x's rows and of the outputs', where they are wider
-/// than the projections' own. Throws Error where these do not fit.
+/// of each; empty in the first block. `widths`: of x's rows and of the outputs', where they are
+/// wider than the projections' own. Throws Error where these do not fit.
 std::vector<torch::Tensor> project(const std::vector<const ProjectionLayer*>& layers,
-                                   const torch::Tensor& x,
-                                   const std::vector<torch::Tensor>& y_prev,
+                                   const torch::Tensor& x, const std::vector<torch::Tensor>& y_prev,
                                    const RowWidths& widths = {});
+/// The output of one projection of swiglu(gate, up), which is not kept.
+torch::Tensor project_gated(const ProjectionLayer& layer, const torch::Tensor& gate,
+                            const torch::Tensor& up, const torch::Tensor& y_prev,
+                            const RowWidths& widths = {});
 
 }  // namespace crnet

@@ -21,8 +21,8 @@ torch::Tensor signed_scale(const torch::Tensor& beta, double epsilon);
 /// [..., out] and of the products; A [in, R], B [R, out] and beta [] may be of a wider one (fp32
 /// masters under bf16 compute) and get gradients of their own dtype. For the backward pass it keeps
 /// x, x A, y_prev and the factors as matrix_product() does, and nothing else; of an x that is the
-/// result of rms_norm, residual_sum, swiglu or rope nothing either, since that operator makes it
-/// again.
+/// result of rms_norm, residual_rms_norm, swiglu or rope nothing either, since that operator makes
+/// it again.
 ///
 /// Gradients: dβ = Σ dY ⊙ Y_prev (summed in at least fp32), dY_prev = c dY, dB = (XA)ᵀ dY,
 /// dA = Xᵀ (dY Bᵀ), dX = (dY Bᵀ) Aᵀ.

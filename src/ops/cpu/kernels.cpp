@@ -17,23 +17,32 @@ inline float sigmoid(float x) {
 }
 
 template <class T>
-void rms_norm(const T* x, const float* weight, T* y, float* rstd, int64_t rows, int64_t columns,
-              float epsilon) {
+void rms_norm(const T* x, const T* delta, const float* weight, T* sum, T* y, float* rstd,
+              int64_t rows, int64_t columns, float epsilon) {
+  if (delta != nullptr) {
+    // Row by row, so that what is read next is in the cache.
+    for (int64_t row = 0; row < rows; ++row, x += columns, delta += columns, sum += columns) {
+      for (int64_t j = 0; j < columns; ++j) store(sum + j, load(x + j) + load(delta + j));
+      rms_norm<T>(sum, nullptr, weight, nullptr, y + row * columns, rstd + row, 1, columns,
+                  epsilon);
+    }
+    return;
+  }
   for (int64_t row = 0; row < rows; ++row, x += columns, y += columns) {
-    float sum = 0;
+    float squares = 0;
     for (int64_t j = 0; j < columns; ++j) {
       const float v = load(x + j);
-      sum += v * v;
+      squares += v * v;
     }
-    const float r = 1.0f / sqrtf(sum / static_cast<float>(columns) + epsilon);
+    const float r = 1.0f / sqrtf(squares / static_cast<float>(columns) + epsilon);
     rstd[row] = r;
     for (int64_t j = 0; j < columns; ++j) store(y + j, load(x + j) * r * weight[j]);
   }
 }
 
 template <class T>
-void rms_norm_backward(const T* dy, const T* x, const float* weight, const float* rstd, T* dx,
-                       float* dweight, int64_t rows, int64_t columns) {
+void rms_norm_backward(const T* dy, const T* x, const float* weight, const float* rstd,
+                       const T* dsum, T* dx, float* dweight, int64_t rows, int64_t columns) {
   for (int64_t row = 0; row < rows; ++row, dy += columns, x += columns, dx += columns) {
     const float r = rstd[row];
     float dot = 0;
@@ -43,8 +52,14 @@ void rms_norm_backward(const T* dy, const T* x, const float* weight, const float
       dweight[j] += g * v * r;
     }
     const float along = dot * r * r / static_cast<float>(columns);
-    for (int64_t j = 0; j < columns; ++j) {
-      store(dx + j, r * (load(dy + j) * weight[j] - load(x + j) * along));
+    const auto gradient = [&](int64_t j) {
+      return r * (load(dy + j) * weight[j] - load(x + j) * along);
+    };
+    if (dsum == nullptr) {
+      for (int64_t j = 0; j < columns; ++j) store(dx + j, gradient(j));
+    } else {
+      for (int64_t j = 0; j < columns; ++j) store(dx + j, gradient(j) + load(dsum + j));
+      dsum += columns;
     }
   }
 }
@@ -72,12 +87,24 @@ void swiglu(const T* gate, const T* up, T* y, int64_t count) {
 }
 
 template <class T>
-void swiglu_backward(const T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) {
-    const float d = load(dy + i), g = load(gate + i), u = load(up + i);
-    const float s = sigmoid(g);
+void swiglu_backward(const T* dy, const T* gate, const T* up, T* y, T* dgate, T* dup,
+                     int64_t count) {
+  const auto gradients = [&](int64_t i, float g, float u, float s) {
+    const float d = load(dy + i);
     store(dup + i, d * g * s);
     store(dgate + i, d * u * s * (1.0f + g * (1.0f - s)));
+  };
+  if (y == nullptr) {
+    for (int64_t i = 0; i < count; ++i) {
+      const float g = load(gate + i), u = load(up + i);
+      gradients(i, g, u, sigmoid(g));
+    }
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const float g = load(gate + i), u = load(up + i), s = sigmoid(g);
+    store(y + i, g * s * u);
+    gradients(i, g, u, s);
   }
 }
 

@@ -18,18 +18,22 @@ struct bfloat16 {
 /// One set of kernels for element type T (float or bfloat16); arithmetic is in fp32.
 template <class T>
 struct Kernels {
-  /// y = x · rsqrt(mean(x²) + epsilon) · weight, row by row; rstd [rows] keeps the rsqrt.
-  void (*rms_norm)(const T* x, const float* weight, T* y, float* rstd, int64_t rows,
-                   int64_t columns, float epsilon);
-  /// dx of rms_norm; adds this range's share of the weight's gradient to dweight [columns].
-  void (*rms_norm_backward)(const T* dy, const T* x, const float* weight, const float* rstd, T* dx,
-                            float* dweight, int64_t rows, int64_t columns);
+  /// y = x · rsqrt(mean(x²) + epsilon) · weight, row by row; rstd [rows] keeps the rsqrt. Where
+  /// `delta` is not null, of sum = x + delta in place of x.
+  void (*rms_norm)(const T* x, const T* delta, const float* weight, T* sum, T* y, float* rstd,
+                   int64_t rows, int64_t columns, float epsilon);
+  /// dx of rms_norm, plus `dsum` where that is not null; adds this range's share of the weight's
+  /// gradient to dweight [columns].
+  void (*rms_norm_backward)(const T* dy, const T* x, const float* weight, const float* rstd,
+                            const T* dsum, T* dx, float* dweight, int64_t rows, int64_t columns);
   /// Rotates pairs (i, i + D/2) of every head of one token: x [heads, D], cosine and sine [D/2].
   void (*rope)(const T* x, const float* cosine, const float* sine, T* y, int64_t heads,
                int64_t size, float direction);
   /// y = silu(gate) · up.
   void (*swiglu)(const T* gate, const T* up, T* y, int64_t count);
-  void (*swiglu_backward)(const T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t count);
+  /// Its gradients and, where that is not null, y once more.
+  void (*swiglu_backward)(const T* dy, const T* gate, const T* up, T* y, T* dgate, T* dup,
+                          int64_t count);
   /// Replaces one row of logits by scale · (softmax − one_hot(target)); returns the row's loss. A
   /// target of −1 marks an ignored row: its gradient and its loss are 0.
   float (*cross_entropy_row)(T* logits, int64_t vocab, int64_t target, float scale);

@@ -79,6 +79,14 @@ __device__ inline void store(T* p, const Floats<kWidth>& floats) {
   }
 }
 
+/// As they come back from memory.
+template <class T, int kWidth>
+__device__ inline Floats<kWidth> rounded(Floats<kWidth> floats) {
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) floats[k] = to_float(from_float<T>(floats[k]));
+  return floats;
+}
+
 // ---- loops
 
 /// A width of packs, as a value.
@@ -127,6 +135,34 @@ __device__ inline V block_sum(V value) {
 /// Passes over NaN.
 __device__ inline float block_maximum(float value) {
   return block_reduce(value, [](float a, float b) { return fmaxf(a, b); });
+}
+
+// ---- sums with what is carried
+
+/// dot += Σ a ⊙ b
+template <int kWidth>
+__device__ inline void add_products(float& dot, const Floats<kWidth>& a, const Floats<kWidth>& b) {
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) dot += a[k] * b[k];
+}
+
+/// d + c · carried
+template <int kWidth>
+__device__ inline Floats<kWidth> plus_scaled(Floats<kWidth> d, float c,
+                                             const Floats<kWidth>& carried) {
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) d[k] += c * carried[k];
+  return d;
+}
+
+/// sums[b] = Σ partial[b, 0 … count − 1] of [gridDim, kDotPartials]
+template <class T>
+__global__ void sum_partials(const T* __restrict__ partial, int64_t count, T* __restrict__ sums) {
+  const T* mine = partial + blockIdx.x * kDotPartials;
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += mine[i];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) sums[blockIdx.x] = static_cast<T>(sum);
 }
 
 // ---- launches, on the host

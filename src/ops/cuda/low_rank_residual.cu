@@ -21,16 +21,10 @@ __global__ void cross_layer_elements(const T* __restrict__ dy, const T* __restri
     constexpr int kCount = decltype(width)::value;
     auto d = load<kCount>(dy + i);
     if constexpr (kPass == CrossLayerPass::kAdd) {
-      const auto carried = load<kCount>(out + i);
-#pragma unroll
-      for (int k = 0; k < kCount; ++k) d[k] += scale * carried[k];
+      d = plus_scaled(d, scale, load<kCount>(out + i));
       store(out + i, d);
     }
-    if constexpr (kDots) {
-      const auto v = load<kCount>(y_prev + i);
-#pragma unroll
-      for (int k = 0; k < kCount; ++k) sum += d[k] * v[k];
-    }
+    if constexpr (kDots) add_products(sum, d, load<kCount>(y_prev + i));
     if constexpr (kPass == CrossLayerPass::kScale) {
 #pragma unroll
       for (int k = 0; k < kCount; ++k) d[k] *= scale;
@@ -41,15 +35,6 @@ __global__ void cross_layer_elements(const T* __restrict__ dy, const T* __restri
     sum = block_sum(sum);
     if (threadIdx.x == 0) partial[blockIdx.x] = sum;
   }
-}
-
-// One block.
-__global__ void sum_partials(const float* __restrict__ partial, int64_t count,
-                             float* __restrict__ sum) {
-  double mine = 0;
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) mine += partial[i];
-  mine = block_sum(mine);
-  if (threadIdx.x == 0) *sum = static_cast<float>(mine);
 }
 
 template <class T, int kWidth>
@@ -80,7 +65,7 @@ void start_cross_layer(const T* dy, const T* y_prev, const float* c, T* out, flo
     const auto blocks = std::min<int64_t>(blocks_for_elements(count, width), kDotPartials);
     launch(kernel, static_cast<unsigned>(blocks), kThreads, stream, dy, y_prev, c, out, partial,
            count);
-    if (kDots) launch(sum_partials, 1, kThreads, stream, partial, blocks, dot);
+    if (kDots) launch(sum_partials<float>, 1, kThreads, stream, partial, blocks, dot);
   };
   if (are_aligned(dy, y_prev, out)) {
     start(cross_layer_elements<T, kVector<T>, kPass, kDots>, kVector<T>);
