@@ -27,6 +27,8 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--ours", help="command of crnet_bench_train_step; left out: peers only")
+    parser.add_argument("--with-graphs", action="store_true",
+                        help="on cuda also crnet with train.cuda_graphs, as crnet-graphs")
     parser.add_argument("--archs", default="crnet,llama,cola", help="all in memory at once")
     parser.add_argument("--precisions", default="fp32", help="of fp32 and bf16")
     parser.add_argument("--peers", default="eager,compile",
@@ -54,6 +56,7 @@ class Contender:
 
     def __init__(self, arch, name, command, environment):
         self.arch, self.name = arch, name
+        self.is_ours = name.startswith("crnet")
         self.turns = []  # seconds per step, one list a round
         try:
             self.process = subprocess.Popen(command, env=environment, text=True, bufsize=1,
@@ -97,7 +100,10 @@ def commands(arguments, arch, precision):
              "--length", str(arguments.length), "--threads", str(arguments.threads),
              "--device", arguments.device, "--warmup", str(arguments.warmup), "--serve"]
     if arguments.ours:
-        yield "crnet", shlex.split(arguments.ours) + shape + ["--precision", precision]
+        ours = shlex.split(arguments.ours) + shape + ["--precision", precision]
+        yield "crnet", ours
+        if arguments.with_graphs:
+            yield "crnet-graphs", ours + ["--set", "train.cuda_graphs=true"]
     for peer in peer_names(arguments):
         mode, _, pure = peer.partition("-")
         if (pure and precision != "bf16") or (mode == "transformers" and arch != "llama"):
@@ -146,11 +152,11 @@ def rows(arguments, precision, contenders):
     tokens = arguments.batch * arguments.length
     for contender in contenders:
         rates = sorted(tokens / contender.seconds(turn) for turn in range(len(contender.turns)))
-        peers = [c for c in contenders if c.arch == contender.arch and c.name != "crnet"]
+        peers = [c for c in contenders if c.arch == contender.arch and not c.is_ours]
         columns = [ratio(contender, [c for c in peers if c.name == name])
                    for name in peer_names(arguments)]
         if len(columns) > 1:
-            columns.append(ratio(contender, peers) if contender.name == "crnet" else "–")
+            columns.append(ratio(contender, peers) if contender.is_ours else "–")
         cells = [contender.arch, precision, contender.name,
                  f"{statistics.median(rates):,.0f} [{rates[0]:,.0f}–{rates[-1]:,.0f}]", *columns,
                  memory(contender.result["peak_memory_mib"]),
@@ -160,12 +166,13 @@ def rows(arguments, precision, contenders):
 
 def method_ratios(precision, contenders):
     """How much faster crnet trains other architectures than LLaMA, beside what FLOPs promise."""
-    ours = {c.arch: c for c in contenders if c.name == "crnet"}
-    llama = ours.pop("llama", None)
-    for arch, contender in ours.items() if llama else ():
-        flops = llama.result["flops_per_token"] / contender.result["flops_per_token"]
-        yield (f"{arch} over llama, both by crnet, {precision}: {ratio(contender, [llama])}; LLaMA's "
-               f"FLOPs are {flops:.2f} times as many.  ")
+    for name in ("crnet", "crnet-graphs"):
+        ours = {c.arch: c for c in contenders if c.name == name}
+        llama = ours.pop("llama", None)
+        for arch, contender in ours.items() if llama else ():
+            flops = llama.result["flops_per_token"] / contender.result["flops_per_token"]
+            yield (f"{arch} over llama, both by {name}, {precision}: {ratio(contender, [llama])}; "
+                   f"LLaMA's FLOPs are {flops:.2f} times as many.  ")
 
 
 def hardware(device):

@@ -156,7 +156,7 @@ profile() {
 
 # bench_floor NAME SECONDS MODEL [CUDA_GRAPHS [VARIABLE=VALUE…]]
 bench_floor() {
-  local name=$1 limit=$2 model=$3 graphs=${4:-false}
+  local name=$1 limit=$2 model=$3 graphs=${4:-true}
   shift $(($# < 4 ? $# : 4))
   part "$name" "$limit" env "$@" "$BUILD/crnet" bench "configs/models/$model.yaml" \
     --floor --rounds 5 --set train.device=cuda --set train.precision=bf16 \
@@ -179,35 +179,36 @@ configure_and_build() {
   part build 260 cmake --build "$BUILD" "${targets[@]}" || return 1
 }
 
-# compare_python NAME SECONDS ARCHS PEERS SIZE BATCH
+# compare_python NAME SECONDS ARCHS PEERS SIZE BATCH [OURS…]
 compare_python() {
-  part "$1" "$2" "$PYTHON" benchmarks/compare_train_step.py --device cuda --precisions bf16 \
-    --ours "$BUILD/benchmarks/crnet_bench_train_step_cuda" --archs "$3" --peers "$4" \
-    --size "$5" --batch "$6" --length 1024 --rounds 7 --steps-per-turn 3 --warmup 4
+  local name=$1 limit=$2 archs=$3 peers=$4 size=$5 batch=$6
+  shift 6
+  part "$name" "$limit" "$PYTHON" benchmarks/compare_train_step.py --device cuda \
+    --precisions bf16 --archs "$archs" --peers "$peers" --size "$size" --batch "$batch" \
+    --length 1024 --rounds 7 --steps-per-turn 3 --warmup 4 "$@"
 }
 
-# What is cheap comes first. All contenders of a part are in the GPU's memory at once: of 7b, 53 GB
-# of weights and moments each; LLaMA 7B alone would fill the GPU.
+# What is cheap comes first. All contenders of a part are in the GPU's memory at once; of 7b each is
+# alone, with 53 GB of weights, gradients and moments (LLaMA's would be 107).
 compare_with_python() {
-  local size=$1 batch=8 peers=eager,compile,graphs llama_peers=compile,graphs shares=1
-  case $size in
-    1b) batch=4 peers=eager,compile llama_peers=compile ;;
-    7b) batch=1 peers=compile llama_peers= ;;
-  esac
+  local size=$1 batch=16 floor_batch=8 peers=eager,compile llama_peers=compile
+  local ours=(--ours "$BUILD/benchmarks/crnet_bench_train_step_cuda" --with-graphs)
+  if [[ $size != 350m ]]; then batch=8; fi
+  if [[ $size == 7b ]]; then floor_batch=4; fi
   part "$size-floor" 60 "$BUILD/crnet" bench "configs/models/crnet-$size.yaml" --floor --rounds 5 \
     --set train.device=cuda --set train.precision=bf16 --set data.sequence_length=2048 \
-    --set "train.micro_batch=$batch" || true
-  if [[ $llama_peers ]] && "$PYTHON" -c 'import transformers' 2>/dev/null; then
-    llama_peers+=,transformers
+    --set "train.micro_batch=$floor_batch" --set train.cuda_graphs=true || true
+  if [[ $size == 7b ]]; then
+    unset 'ours[2]'
+    compare_python 7b-crnet 60 crnet '' 7b "$batch" "${ours[@]}" || true
+    compare_python 7b-compile "$DEADLINE" crnet compile 7b "$batch" || true
+    return
   fi
-  if [[ $llama_peers ]]; then
-    compare_python "$size-method" 60 crnet,llama '' "$size" "$batch" || true
-  fi
-  if [[ $llama_peers ]]; then shares=2; fi  # of the time that is left
-  compare_python "$size-crnet" $(((DEADLINE - SECONDS) / shares)) crnet "$peers" "$size" "$batch" || true
-  if [[ $llama_peers ]]; then
-    compare_python "$size-llama" "$DEADLINE" llama "$llama_peers" "$size" "$batch" || true
-  fi
+  if "$PYTHON" -c 'import transformers' 2>/dev/null; then llama_peers+=,transformers; fi
+  compare_python "$size-method" 60 crnet,llama '' "$size" "$batch" "${ours[@]}" || true
+  compare_python "$size-crnet" $(((DEADLINE - SECONDS) / 2)) crnet "$peers" "$size" "$batch" \
+    "${ours[@]}" || true
+  compare_python "$size-llama" "$DEADLINE" llama "$llama_peers" "$size" "$batch" "${ours[@]}" || true
 }
 
 check() {
@@ -235,14 +236,14 @@ check() {
     --prompt 'The tensor' --max-tokens 40 --seed 1 || true
   bench_floor floor-crnet-1b 60 crnet-1b || true
   bench_floor floor-llama-1b 60 llama-1b || true
-  bench_floor floor-crnet-1b-no-cudnn 60 crnet-1b false "$NO_CUDNN" || true
+  bench_floor floor-crnet-1b-no-cudnn 60 crnet-1b true "$NO_CUDNN" || true
   profile
   part operators 60 "$BUILD/benchmarks/crnet_bench_operators" --device cuda --batch 64 || true
   # Fewer blocks than a 7B model has, so that keeping everything fits as well.
   bench_recompute 1b 60 --batch 8 --length 2048 || true
   bench_recompute 7b 60 --batch 4 --length 2048 --set model.r=512 --set model.num_layers=8 || true
+  bench_floor floor-crnet-350m-no-graphs 40 crnet-350m false || true
   bench_floor floor-crnet-350m 40 crnet-350m || true
-  bench_floor floor-crnet-350m-graphs 40 crnet-350m true || true
 }
 
 write_comparison() {
@@ -271,7 +272,7 @@ for name in operators recompute-1b recompute-7b; do
     report '' "## $name" '' "$(cat "$BUILD/$name.log")" ''
   fi
 done
-for name in {350m,1b,7b}-{method,crnet,llama}; do
+for name in {350m,1b,7b}-{method,crnet,llama,compile}; do
   if ! has_failed "$name" && [[ -s $BUILD/$name.log ]]; then  # from the table on
     report '' "## $name" '' "$(sed -n '/^Training step/,$p' "$BUILD/$name.log")" ''
   fi
@@ -283,8 +284,8 @@ if [[ -f $BUILD/test.log ]]; then
 fi
 for name in "${failed[@]}"; do show_log "$name" 40; done
 for name in floor-crnet-1b floor-llama-1b floor-crnet-1b-no-cudnn floor-crnet-350m \
-  floor-crnet-350m-graphs {350m,1b,7b}-floor generate; do
-  if ! has_failed "$name"; then show_log "$name" 20; fi
+  floor-crnet-350m-no-graphs {350m,1b,7b}-floor generate; do
+  if ! has_failed "$name"; then show_log "$name" 60; fi
 done
 report '' "Took $SECONDS s."
 (cd "$BUILD" && find . -maxdepth 3 \( -name '*.log*' -o -name metrics.jsonl \) -print0 |

@@ -85,10 +85,10 @@ void print_breakdown(const FloorReport& report) {
   if (report.breakdown.empty()) return;
   double step = 0;
   for (const auto& group : report.breakdown) step += group.milliseconds;
-  std::printf(
-      "\nWhere a step's time goes, profiled over %ld steps: each operator without those "
-      "that it calls\n",
-      static_cast<long>(report.profiled_steps));
+  std::printf("\nWhere a step's time goes, profiled over %ld steps: %s\n",
+              static_cast<long>(report.profiled_steps),
+              report.runtime.device.is_cpu() ? "each operator without those that it calls"
+                                             : "the device's kernels");
   std::printf("  %-54s %8s %6s %8s\n", "", "ms", "%", "calls");
   for (const auto& group : report.breakdown) {
     std::printf("  %-54s %8.1f %6.1f\n", group.name.c_str(), group.milliseconds,

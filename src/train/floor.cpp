@@ -116,7 +116,9 @@ void measure_rounds(RandomTraining& training, Floor& floor, torch::Device device
 
 void profile_steps(RandomTraining& training, torch::Device device, FloorReport& report) {
   Profiler profiler(device);
-  for (int64_t i = 0; i < kProfiledSteps; ++i) training.step();
+  milliseconds(device, [&] {  // and waits for the last kernel
+    for (int64_t i = 0; i < kProfiledSteps; ++i) training.step();
+  });
   report.profiled_steps = kProfiledSteps;
   report.breakdown = break_down(profiler.stop());
 }
@@ -146,7 +148,7 @@ FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded, const FloorOpti
   RandomTraining training(config, report.runtime, plan);
   Floor floor(unavoidable, device, report.runtime.compute_dtype);
   measure_rounds(training, floor, device, options.rounds, report);
-  if (device.is_cpu()) profile_steps(training, device, report);
+  profile_steps(training, device, report);
   return report;
 }
 

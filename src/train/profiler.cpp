@@ -43,10 +43,17 @@ torch::autograd::profiler::ProfilerResult& Profiler::result() {
 
 std::vector<RecordedRange> Profiler::stop() {
   std::vector<RecordedRange> ranges;
+  std::set<std::string> on_cpu;
   for (const auto& event : result().events()) {
-    if (event.deviceType() != c10::DeviceType::CPU) continue;
-    ranges.push_back({event.name(), event.startThreadId(), event.startNs(), event.endNs()});
+    const bool is_kernel = event.deviceType() != c10::DeviceType::CPU;
+    if (!is_kernel) on_cpu.insert(event.name());
+    ranges.push_back(
+        {event.name(), event.startThreadId(), event.startNs(), event.endNs(), is_kernel});
   }
+  // The device's ranges have copies of the CPU's, around the kernels that those started.
+  std::erase_if(ranges, [&](const RecordedRange& range) {
+    return range.is_kernel && on_cpu.contains(range.name);
+  });
   return ranges;
 }
 

@@ -15,11 +15,12 @@ struct ProfilerResult;
 
 namespace crnet {
 
-/// An operator or a stage, as it ran in a thread of the process.
+/// An operator or a stage, as it ran in a thread of the process, or a kernel on the device.
 struct RecordedRange {
   std::string name;
   uint64_t thread = 0;
   uint64_t begin_ns = 0, end_ns = 0;
+  bool is_kernel = false;  ///< or a copy, or a filling of memory, on the device
 };
 
 /// Records from its construction until it is stopped or gone, on CUDA the device's kernels too.
@@ -32,7 +33,7 @@ class Profiler {
   Profiler(const Profiler&) = delete;
   Profiler& operator=(const Profiler&) = delete;
 
-  /// Stops, and gives what ran on the CPU.
+  /// Stops, and gives what ran.
   [[nodiscard]] std::vector<RecordedRange> stop();
   /// Stops, and writes everything in Chrome's trace format. Throws Error where it cannot.
   void save(const std::filesystem::path& file);

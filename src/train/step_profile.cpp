@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <map>
 #include <string_view>
 
@@ -10,10 +11,11 @@ namespace {
 
 using Names = std::vector<std::string_view>;
 
-// Names that start with one of these belong to the group; the first that fits counts.
+// Names that start with one of these (of kernels: that contain one) belong to the group; the first
+// that fits counts.
 struct GroupRule {
   const char* group;
-  Names prefixes;
+  Names parts;
 };
 
 const std::array<GroupRule, 7>& rules() {
@@ -42,6 +44,23 @@ const std::array<GroupRule, 7>& rules() {
   return kRules;
 }
 
+// The same of kernels, by what their names contain.
+const std::array<GroupRule, 8>& kernel_rules() {
+  static const std::array<GroupRule, 8> kRules = {{
+      {"attention", {"sdpa", "flash", "fmha", "cudnn", "attention"}},
+      {"softmax and loss", {"cross_entropy", "softmax"}},
+      {"fused operators", {"crnet::"}},
+      {"optimizer", {"multi_tensor_apply", "LpNorm"}},
+      {"matrix products", {"nvjet", "gemm", "gemv", "cutlass", "cublas", "splitKreduce"}},
+      {"copies and dtypes", {"Memcpy", "copy_kernel", "CatArray", "copy_device_to_device"}},
+      {"embedding",
+       {"embedding", "gather", "radix_sort", "RadixSort", "compute_grad_weight", "sum_and_scatter",
+        "unique_by_key"}},
+      {"pointwise and sums", {"elementwise", "reduce_kernel", "Memset"}},
+  }};
+  return kRules;
+}
+
 constexpr const char* kAttention = "attention";
 constexpr const char* kOptimizer = "optimizer";
 constexpr const char* kOther = "other";
@@ -49,11 +68,28 @@ constexpr const char* kOther = "other";
 const char* group_of(const std::string& name) {
   if (name.find("attention") != std::string::npos) return kAttention;
   for (const auto& rule : rules()) {
-    for (const auto prefix : rule.prefixes) {
-      if (name.starts_with(prefix)) return rule.group;
+    for (const auto part : rule.parts) {
+      if (name.starts_with(part)) return rule.group;
     }
   }
   return kOther;
+}
+
+const char* group_of_kernel(const std::string& name) {
+  for (const auto& rule : kernel_rules()) {
+    for (const auto part : rule.parts) {
+      if (name.find(part) != std::string::npos) return rule.group;
+    }
+  }
+  return kOther;
+}
+
+// Without result, arguments and those of templates.
+std::string short_name(const std::string& kernel) {
+  constexpr std::string_view kVoid = "void ", kUnnamed = "(anonymous namespace)::";
+  std::string name = kernel.starts_with(kVoid) ? kernel.substr(kVoid.size()) : kernel;
+  if (const auto at = name.find(kUnnamed); at != std::string::npos) name.erase(at, kUnnamed.size());
+  return name.substr(0, name.find_first_of("<("));
 }
 
 bool is_optimizer(const std::string& name) {
@@ -94,6 +130,25 @@ class Sums {
     }
   }
 
+  // All ranges.
+  void add_kernels(const std::vector<RecordedRange>& ranges) {
+    uint64_t begin = std::numeric_limits<uint64_t>::max(), end = 0;
+    double busy = 0;
+    for (const auto& range : ranges) {
+      num_steps_ += !range.is_kernel && range.name.starts_with(kStepRange) ? 1 : 0;
+      if (!range.is_kernel) continue;
+      const double time = milliseconds(range.begin_ns, range.end_ns);
+      OperatorTime& sum = of(group_of_kernel(range.name), short_name(range.name));
+      sum.milliseconds += time;
+      sum.calls += 1;
+      busy += time;
+      begin = std::min(begin, range.begin_ns);
+      end = std::max(end, range.end_ns);
+    }
+    of("no kernel", "between kernels").milliseconds =
+        std::max(0.0, milliseconds(begin, std::max(begin, end)) - busy);
+  }
+
   [[nodiscard]] std::vector<OperatorGroup> per_step() const {
     std::vector<OperatorGroup> groups;
     for (const auto& [name, operators] : sums_) {
@@ -130,12 +185,17 @@ class Sums {
 }  // namespace
 
 std::vector<OperatorGroup> break_down(std::vector<RecordedRange> ranges) {
+  Sums sums;
+  const auto is_kernel = [](const RecordedRange& range) { return range.is_kernel; };
+  if (std::any_of(ranges.begin(), ranges.end(), is_kernel)) {
+    sums.add_kernels(ranges);
+    return sums.per_step();
+  }
   std::stable_sort(ranges.begin(), ranges.end(), [](const auto& a, const auto& b) {
     return a.begin_ns != b.begin_ns ? a.begin_ns < b.begin_ns : a.end_ns > b.end_ns;
   });
   std::map<uint64_t, std::vector<RecordedRange>> by_thread;
   for (auto& range : ranges) by_thread[range.thread].push_back(std::move(range));
-  Sums sums;
   for (const auto& [thread, own] : by_thread) sums.add(own);
   return sums.per_step();
 }

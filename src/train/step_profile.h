@@ -15,6 +15,8 @@ inline constexpr const char* kStepRange = "ProfilerStep#";
 /// The self time of every operator (its range without those in it) in the threads that ran the
 /// steps, per step, in groups; the longest first. What is outside of the steps does not count, so
 /// all of it together is the mean time of a step.
+///
+/// Where kernels ran on a device: the time of these, and what the device waited between them.
 [[nodiscard]] std::vector<OperatorGroup> break_down(std::vector<RecordedRange> ranges);
 
 }  // namespace crnet

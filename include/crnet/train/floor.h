@@ -16,7 +16,8 @@ struct Spread {
   double median = 0, least = 0, most = 0;
 };
 
-/// Of one training step: the time in an operator itself, without the operators that it calls.
+/// Of one training step: the time in an operator itself, without the operators that it calls; on a
+/// GPU in a kernel.
 struct OperatorTime {
   std::string name;
   double milliseconds = 0;
@@ -48,7 +49,8 @@ struct FloorReport {
   Spread ratio;                ///< step over floor, round by round
   int64_t profiled_steps = 0;  ///< steps that `breakdown` is the mean of
   /// Where a step's time goes, the longest group first; with the profiler on, so slower by some
-  /// percent in a small model. Empty on a GPU, where operators only start the work.
+  /// percent in a small model. On a GPU: the kernels' time, and between them what the host takes to
+  /// start them, longer than without the profiler.
   std::vector<OperatorGroup> breakdown;
 };
 
