@@ -133,8 +133,27 @@ void compare_all(const Arguments& arguments, torch::ScalarType dtype) {
   compare(
       "RMSNorm", [&] { return crnet::rms_norm(x, w, 1e-6); },
       [&] { return crnet::plain::rms_norm(x, w, 1e-6); });
+  const Tensor delta = activation({tokens, C});
+  compare(
+      "residual sum and RMSNorm",
+      [&] {
+        const auto [sum, normed] = crnet::residual_rms_norm(x, delta, w, 1e-6);
+        return sum + normed;
+      },
+      [&] {
+        const Tensor sum = x + delta;
+        return sum + crnet::plain::rms_norm(sum, w, 1e-6);
+      });
   compare(
       "SwiGLU", [&] { return crnet::swiglu(y, z); }, [&] { return crnet::plain::swiglu(y, z); });
+  const Tensor down = weight({F, R});
+  compare(
+      "SwiGLU and the product with A",
+      [&] { return crnet::swiglu_product(y, z, down, crnet::WeightLayout::kInOut); },
+      [&] {
+        const Tensor inner = crnet::plain::swiglu(y, z);
+        return crnet::matrix_product(inner, down, crnet::WeightLayout::kInOut);
+      });
   const auto heads = [&, H = H, D = C / H] { return activation({arguments.batch, kLength, H, D}); };
   const Tensor q = heads(), k = heads(), v = heads();
   const auto table = crnet::rope_table(kLength, C / H, 10000.0);

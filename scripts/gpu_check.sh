@@ -192,19 +192,19 @@ compare_python() {
 # alone, with 53 GB of weights, gradients and moments (LLaMA's would be 107).
 compare_with_python() {
   local size=$1 batch=16 floor_batch=8 peers=eager,compile llama_peers=compile
-  local ours=(--ours "$BUILD/benchmarks/crnet_bench_train_step_cuda" --with-graphs)
+  local ours=(--ours "$BUILD/benchmarks/crnet_bench_train_step_cuda")
   if [[ $size != 350m ]]; then batch=8; fi
   if [[ $size == 7b ]]; then floor_batch=4; fi
   part "$size-floor" 60 "$BUILD/crnet" bench "configs/models/crnet-$size.yaml" --floor --rounds 5 \
     --set train.device=cuda --set train.precision=bf16 --set data.sequence_length=2048 \
     --set "train.micro_batch=$floor_batch" --set train.cuda_graphs=true || true
   if [[ $size == 7b ]]; then
-    unset 'ours[2]'
     compare_python 7b-crnet 60 crnet '' 7b "$batch" "${ours[@]}" || true
     compare_python 7b-compile "$DEADLINE" crnet compile 7b "$batch" || true
     return
   fi
   if "$PYTHON" -c 'import transformers' 2>/dev/null; then llama_peers+=,transformers; fi
+  ours+=(--with-graphs)
   compare_python "$size-method" 60 crnet,llama '' "$size" "$batch" "${ours[@]}" || true
   compare_python "$size-crnet" $(((DEADLINE - SECONDS) / 2)) crnet "$peers" "$size" "$batch" \
     "${ours[@]}" || true

@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/graph_task.h>
 
+#include <atomic>
 #include <utility>
 
 #include "ops/product.h"
@@ -62,19 +63,17 @@ std::optional<OpenGradient> open_gradient(uint32_t input, const torch::Tensor& l
   if (place == nullptr || !place->y_prev) return {};
   torch::Tensor y_prev = place->y_prev();
   if (!y_prev.defined() || !y_prev.is_contiguous() || !are_alike(y_prev, like)) return {};
-  const int pass = torch::autograd::get_current_graph_task_id();
-  auto carried = place->take(edge.input_nr, pass);
+  auto carried = place->look(
+      edge.input_nr, torch::autograd::get_current_graph_task_id(), [&](const Carried& there) {
+        return there.is_owned && !there.dot.defined() && there.gradient.is_contiguous() &&
+               are_alike(there.gradient, like) && there.scale.scalar_type() == torch::kFloat32 &&
+               there.scale.device() == like.device();
+      });
   if (!carried) return {};
-  OpenGradient open{std::move(*carried), std::move(y_prev), std::move(place), edge.input_nr};
-  const Carried& own = open.carried;
-  if (own.is_owned && !own.dot.defined() && own.gradient.is_contiguous() &&
-      are_alike(own.gradient, like) && own.scale.scalar_type() == torch::kFloat32 &&
-      own.scale.device() == like.device()) {
-    return open;
-  }
-  close_gradient(open, own.dot);
-  return {};
+  return OpenGradient{std::move(*carried), std::move(y_prev), std::move(place), edge.input_nr};
 }
+
+std::atomic<int64_t> num_closed = 0;
 
 }  // namespace
 
@@ -89,8 +88,25 @@ bool CarriedGradients::put(size_t output, const Carried& carried, int pass) {
 std::optional<Carried> CarriedGradients::take(size_t output, int pass) {
   const std::lock_guard lock(mutex_);
   auto& entry = entries_.at(output);
-  if (!entry || (pass != kAnyPass && entry->pass != kAnyPass && entry->pass != pass)) return {};
+  if (!entry || !is_of(*entry, pass)) return {};
   return std::exchange(entry, std::nullopt)->carried;
+}
+
+std::optional<Carried> CarriedGradients::look(size_t output, int pass,
+                                              const std::function<bool(const Carried&)>& suits) {
+  const std::lock_guard lock(mutex_);
+  const auto& entry = entries_.at(output);
+  if (!entry || !is_of(*entry, pass) || !suits(entry->carried)) return {};
+  return entry->carried;
+}
+
+void CarriedGradients::close(size_t output, const torch::Tensor& dot) {
+  const std::lock_guard lock(mutex_);
+  entries_.at(output)->carried.dot = dot;
+}
+
+bool CarriedGradients::is_of(const Entry& entry, int pass) {
+  return pass == kAnyPass || entry.pass == kAnyPass || entry.pass == pass;
 }
 
 CarriedGradientsPtr carried_to(Node* node) {
@@ -121,14 +137,15 @@ std::vector<OpenGradient> open_gradients(std::initializer_list<uint32_t> inputs,
                                          const torch::Tensor& like) {
   std::vector<OpenGradient> opened;
   for (const uint32_t input : inputs) {
-    if (auto open = open_gradient(input, like)) {
-      opened.push_back(std::move(*open));
-      continue;
-    }
-    for (const OpenGradient& other : opened) close_gradient(other, {});
-    return {};
+    auto open = open_gradient(input, like);
+    if (!open) return {};
+    opened.push_back(std::move(*open));
   }
   return opened;
+}
+
+int64_t num_closed_gradients() {
+  return num_closed;
 }
 
 void let_open(AutogradContext* ctx, std::function<torch::Tensor()> y_prev) {
@@ -136,10 +153,8 @@ void let_open(AutogradContext* ctx, std::function<torch::Tensor()> y_prev) {
 }
 
 void close_gradient(const OpenGradient& open, const torch::Tensor& dot) {
-  Carried summed = open.carried;
-  summed.dot = dot;
-  static_cast<void>(
-      open.place->put(open.output, summed, torch::autograd::get_current_graph_task_id()));
+  open.place->close(open.output, dot);
+  ++num_closed;
 }
 
 torch::Tensor carry_on(uint32_t input, const torch::Tensor& gradient,

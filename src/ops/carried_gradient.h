@@ -1,6 +1,8 @@
 // How the gradient of Y_prev gets to the operator that made it: not as c · dY, which autograd would
 // add to what comes from Y_prev's other readers (a pass over memory to make it, and one to add it),
-// but as dY and c, which that operator adds in the pass in which it reads its own gradient. An
+// but as dY and c, which that operator adds in the pass in which it reads its own gradient; or, if
+// that gradient is about to be made by an operator that asks for it (open_gradients()), in the pass
+// that makes it. Y_prev has to be there then: where it is inverted later, nothing is opened. An
 // operator here is a torch::autograd::Function.
 #pragma once
 
@@ -36,7 +38,14 @@ class CarriedGradients : public torch::CustomClassHolder {
   /// What was put there for this pass.
   [[nodiscard]] std::optional<Carried> take(size_t output, int pass = kAnyPass);
 
-  /// See open_gradient(). Gives y_prev, or an undefined tensor.
+  /// What lies there for this pass, if `suits` it. It stays, so that nobody puts anything else
+  /// there.
+  [[nodiscard]] std::optional<Carried> look(size_t output, int pass,
+                                            const std::function<bool(const Carried&)>& suits);
+  /// It has been added up.
+  void close(size_t output, const torch::Tensor& dot);
+
+  /// See open_gradients(). Gives y_prev, or an undefined tensor.
   std::function<torch::Tensor()> y_prev;
 
  private:
@@ -44,6 +53,8 @@ class CarriedGradients : public torch::CustomClassHolder {
     int pass;
     Carried carried;
   };
+  static bool is_of(const Entry& entry, int pass);
+
   std::mutex mutex_;
   std::vector<std::optional<Entry>> entries_;
 };
@@ -85,8 +96,10 @@ struct OpenGradient {
 /// then, as the input's.
 [[nodiscard]] std::vector<OpenGradient> open_gradients(std::initializer_list<uint32_t> inputs,
                                                        const torch::Tensor& like);
-/// `dot`: Σ sum ⊙ y_prev, like the scale; undefined: nothing has been added.
+/// `dot`: Σ sum ⊙ y_prev, like the scale.
 void close_gradient(const OpenGradient& open, const torch::Tensor& dot);
+/// How many have been closed in this process, for tests.
+[[nodiscard]] int64_t num_closed_gradients();
 
 /// In a forward: cross_layer_sum()'s output may be opened.
 void let_open(torch::autograd::AutogradContext* ctx, std::function<torch::Tensor()> y_prev);

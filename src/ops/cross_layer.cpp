@@ -15,11 +15,6 @@ namespace {
 
 using torch::Tensor;
 
-template <class T>
-T* data_or_null(const Tensor& t) {
-  return t.defined() ? cpu::data<T>(t) : nullptr;
-}
-
 // Partial sums per piece, added up in order.
 Tensor cross_layer_cpu(CrossLayerPass pass, const Tensor& dy, const Tensor& y_prev, const Tensor& c,
                        const Tensor& out) {
@@ -30,8 +25,9 @@ Tensor cross_layer_cpu(CrossLayerPass pass, const Tensor& dy, const Tensor& y_pr
   std::vector<double> sums(static_cast<size_t>(pieces));
   cpu::with_element_type(dy, [&](auto element) {
     using T = decltype(element);
-    const T *const gradient = cpu::const_data<T>(dy), *const below = data_or_null<const T>(y_prev);
-    T* const to = data_or_null<T>(out);
+    const T* const gradient = cpu::const_data<T>(dy);
+    const T* const below = cpu::const_data_or_null<T>(y_prev);
+    T* const to = cpu::data_or_null<T>(out);
     parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
       for (int64_t p = first; p < last; ++p) {
         const int64_t begin = std::min(p * piece, count), end = std::min(begin + piece, count);
@@ -54,9 +50,9 @@ Tensor cross_layer_cuda(CrossLayerPass pass, const Tensor& dy, const Tensor& y_p
   const Tensor partial = torch::empty({cuda::kDotPartials}, c.options());
   cuda::with_stream(dy, [&](auto element, cuda::Stream stream) {
     using T = decltype(element);
-    cuda::cross_layer(pass, cuda::const_data<T>(dy), data_or_null<const T>(y_prev),
-                      cuda::const_data<float>(c), data_or_null<T>(out), cuda::data<float>(partial),
-                      cuda::data<float>(sum), dy.numel(), stream);
+    cuda::cross_layer(pass, cuda::const_data<T>(dy), cuda::const_data_or_null<T>(y_prev),
+                      cuda::const_data<float>(c), cuda::data_or_null<T>(out),
+                      cuda::data<float>(partial), cuda::data<float>(sum), dy.numel(), stream);
   });
   return y_prev.defined() ? sum : Tensor();
 }

@@ -199,21 +199,29 @@ class CrossLayerSum : public torch::autograd::Function<CrossLayerSum> {
     Tensor y_prev;  // c · dY [..., out]; undefined where dY was carried on
   };
 
+  // Whether the sum is owned is left in `carried`.
+  static SummedGradient sum_with(Carried& carried, const Tensor& whole, const Tensor& below,
+                                 const Tensor& c) {
+    const Tensor own = as_matrix(whole);
+    if (!carried.dot.defined()) {
+      carried.is_owned = true;
+      return add_carried(own, carried, below);
+    }
+    // `whole` is the sum already. It lies elsewhere where others have added to it since: autograd
+    // adds to a tensor in place only if nobody else holds it, as `carried` does.
+    carried.is_owned = whole.is_alias_of(carried.gradient);
+    if (carried.is_owned) return {own, carried.dot};
+    return {own, pass_over_gradient(CrossLayerPass::kDot, own, below, c, {})};
+  }
+
   static CrossLayerGradients cross_layer_backward(AutogradContext* ctx, const Tensor& gradient,
                                                   const Tensor& y_prev, const Tensor& c) {
     // Not a view of what autograd handed over: who takes that over counts its references.
     const Tensor whole = gradient.contiguous(), own = as_matrix(whole);
     const Tensor below = ctx->needs_input_grad(kBeta) ? as_matrix(y_prev).contiguous() : Tensor();
-    if (const auto from_above = take_carried(ctx)) {
-      const bool is_all = from_above->dot.defined();
-      const bool is_alone = is_all && whole.is_alias_of(from_above->gradient);
-      const auto [dy, dbeta] =
-          is_alone ? SummedGradient{own, from_above->dot}
-          : is_all
-              ? SummedGradient{own, pass_over_gradient(CrossLayerPass::kDot, own, below, c, {})}
-              : add_carried(own, *from_above, below);
-      const bool is_owned = is_alone || !is_all;
-      const bool goes_on = carry(kYPrev, {dy.view(y_prev.sizes()), c, is_owned});
+    if (auto from_above = take_carried(ctx)) {
+      const auto [dy, dbeta] = sum_with(*from_above, whole, below, c);
+      const bool goes_on = carry(kYPrev, {dy.view(y_prev.sizes()), c, from_above->is_owned});
       return {dy, dbeta, goes_on ? Tensor() : as_gradient_of(y_prev, scaled(dy, c))};
     }
     const bool goes_on = carry(kYPrev, {whole, c, /*is_owned=*/false});

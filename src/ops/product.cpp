@@ -108,12 +108,17 @@ Tensor as_factor(const Tensor& weight, const Tensor& x) {
 
 Tensor as_factor(const Tensor& weight, const Tensor& x, at::IntArrayRef sizes) {
   if (weight.sizes() == sizes) return as_factor(weight, x);
-  Tensor factor = torch::zeros(sizes, weight.options().dtype(x.scalar_type()));
-  factor.narrow(0, 0, weight.size(0)).narrow(1, 0, weight.size(1)).copy_(weight);
+  const int64_t rows = weight.size(0), columns = weight.size(1);
+  Tensor factor = torch::empty(sizes, weight.options().dtype(x.scalar_type()));
+  factor.narrow(0, rows, sizes[0] - rows).zero_();
+  const Tensor above = factor.narrow(0, 0, rows);
+  above.narrow(1, columns, sizes[1] - columns).zero_();
+  above.narrow(1, 0, columns).copy_(weight);
   return factor;
 }
 
 Tensor without_padding(const Tensor& gradient, at::IntArrayRef sizes) {
+  if (gradient.sizes() == sizes) return gradient.contiguous();
   return gradient.narrow(0, 0, sizes[0]).narrow(1, 0, sizes[1]).contiguous();
 }
 

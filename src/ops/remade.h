@@ -20,7 +20,7 @@ class RemadeOutput : public torch::CustomClassHolder {
   explicit RemadeOutput(std::function<torch::Tensor()> make) : make_(std::move(make)) {}
   /// To the bit what the forward pass gave.
   [[nodiscard]] torch::Tensor read();
-  /// It has been made, by the way.
+  /// It has been made by `make` of another output.
   void set(const torch::Tensor& output);
   void let_go();
 

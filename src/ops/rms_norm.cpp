@@ -23,11 +23,6 @@ struct Normed {
   Tensor rstd;  // [rows], fp32 or wider
 };
 
-template <class T>
-T* data_or_null(const Tensor& t) {
-  return t.defined() ? cpu::data<T>(t) : nullptr;
-}
-
 // `delta` may be undefined.
 Normed empty_results(const Tensor& x, const Tensor& delta) {
   const int64_t rows = x.numel() / std::max<int64_t>(x.size(-1), 1);
@@ -67,8 +62,8 @@ Normed forward_cuda(const Tensor& x, const Tensor& delta, const Tensor& weight, 
   Normed normed = empty_results(x, delta);
   cuda::with_stream(x, [&](auto element, cuda::Stream stream) {
     using T = decltype(element);
-    cuda::rms_norm(cuda::const_data<T>(x), data_or_null<const T>(delta),
-                   cuda::const_data<float>(weight), data_or_null<T>(normed.sum),
+    cuda::rms_norm(cuda::const_data<T>(x), cuda::const_data_or_null<T>(delta),
+                   cuda::const_data<float>(weight), cuda::data_or_null<T>(normed.sum),
                    cuda::data<T>(normed.y), cuda::data<float>(normed.rstd), normed.rstd.numel(),
                    x.size(-1), static_cast<float>(epsilon), stream);
   });
@@ -106,7 +101,7 @@ Gradients backward_cpu(const Tensor& dy, const Tensor& x, const Tensor& weight, 
   Tensor partial = torch::zeros({pieces, columns}, rstd.options());
   cpu::with_element_type(x, [&](auto element) {
     using T = decltype(element);
-    const T* const other = data_or_null<const T>(dsum);
+    const T* const other = cpu::const_data_or_null<T>(dsum);
     parallel_for(0, pieces, 1, [&](int64_t first, int64_t last) {
       for (int64_t p = first; p < last; ++p) {
         const int64_t begin = std::min(p * piece, rows), end = std::min(begin + piece, rows);
@@ -131,7 +126,7 @@ Gradients backward_cuda(const Tensor& dy, const Tensor& x, const Tensor& weight,
     using T = decltype(element);
     cuda::rms_norm_backward(cuda::const_data<T>(dy), cuda::const_data<T>(x),
                             cuda::const_data<float>(weight), cuda::const_data<float>(rstd),
-                            data_or_null<const T>(dsum), cuda::data<T>(dx),
+                            cuda::const_data_or_null<T>(dsum), cuda::data<T>(dx),
                             cuda::data<float>(partial), rows, columns, stream);
   });
   return {dx, partial.sum(0)};
@@ -184,12 +179,12 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
     const Inputs in(ctx);
     const Tensor &dy = grad_outputs[kNormed],
                  dsum = grad_outputs.size() > 1 ? grad_outputs[kSum] : Tensor();
-    Gradients gradients{dsum, {}};
-    if (dy.defined()) {
-      const Tensor summed = in.delta.defined() ? offered_output(*ctx, kSum)->read() : in.x;
-      gradients = backward_on_device(dy, summed, in.weight, in.rstd, dsum);
-    }
+    const Tensor summed =
+        in.delta.defined() && dy.defined() ? offered_output(*ctx, kSum)->read() : in.x;
     let_go_of_outputs(ctx);
+    const Gradients gradients = dy.defined()
+                                    ? backward_on_device(dy, summed, in.weight, in.rstd, dsum)
+                                    : Gradients{dsum, {}};
     return {gradients.x, in.delta.defined() ? gradients.x : Tensor(), gradients.weight, Tensor(),
             Tensor()};
   }

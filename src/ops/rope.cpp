@@ -72,6 +72,12 @@ Tensor rotate_back_carried(const Tensor& dy, const Tensor& cosine, const Tensor&
   return dx;
 }
 
+bool fits(const Tensor& x, const Tensor& cosine) {
+  if (cosine.dim() != 2 || cosine.size(1) == 0) return false;
+  const int64_t size = 2 * cosine.size(1);
+  return (x.dim() == 4 && x.size(3) == size) || (x.dim() == 3 && x.size(2) % size == 0);
+}
+
 // [B, T, H, D] of x with or without heads.
 Tensor by_heads(const Tensor& x, const Tensor& cosine) {
   return x.dim() == 4 ? x : x.unflatten(2, {-1, 2 * cosine.size(1)});
@@ -122,9 +128,7 @@ RopeTable rope_table(int64_t length, int64_t head_size, double theta) {
 }
 
 Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t offset) {
-  const bool fits = (x.dim() == 4 && x.size(3) == 2 * cosine.size(1)) ||
-                    (x.dim() == 3 && x.size(2) % (2 * cosine.size(1)) == 0);
-  if (!fits || cosine.sizes() != sine.sizes()) {
+  if (!fits(x, cosine) || cosine.sizes() != sine.sizes()) {
     std::ostringstream text;
     text << "[rope] expected x [B, T, H, D] or [B, T, H·D] and tables [positions, D/2], got "
          << x.sizes() << ", " << cosine.sizes() << " and " << sine.sizes();
@@ -138,12 +142,13 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t o
   const Tensor c = cosine.narrow(0, offset, length), s = sine.narrow(0, offset, length);
   const bool cpu_takes = cpu::takes(x) && cpu::takes(c, s) && c.scalar_type() == torch::kFloat32;
   if (cpu_takes || cuda::takes_with_fp32(x, c, s)) return FusedRope::apply(x, c, s);
-  return plain::rope(by_heads(x, cosine), cosine, sine, offset);
+  return plain::rope(x, cosine, sine, offset);
 }
 
 namespace plain {
 
-Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t offset) {
+Tensor rope(const Tensor& input, const Tensor& cosine, const Tensor& sine, int64_t offset) {
+  const Tensor x = by_heads(input, cosine);
   const int64_t length = x.size(1);
   const Tensor c = cosine.narrow(0, offset, length).unsqueeze(1);  // [T, 1, D/2]
   const Tensor s = sine.narrow(0, offset, length).unsqueeze(1);

@@ -10,7 +10,7 @@
 #include "ops/parallel.h"
 #include "ops/product.h"
 #include "ops/remade.h"
-#include "ops/weight_gradient.h"
+#include "ops/weight_product.h"
 
 namespace crnet {
 namespace {
@@ -33,32 +33,20 @@ Tensor forward_cpu(const Tensor& gate, const Tensor& up) {
   return y;
 }
 
+// dy, contiguous, is y once more where it may become that.
 struct Gradients {
   Tensor gate, up;
-  Tensor y;  // once more, where it is wanted
 };
 
-template <class T>
-T* data_or_null(const Tensor& t) {
-  return t.defined() ? cpu::data<T>(t) : nullptr;
-}
-
-// What the passes over memory write, with y or without.
-Gradients empty_gradients(const Tensor& gate, const Tensor& up, bool makes_y) {
-  return {torch::empty_like(gate), torch::empty_like(up),
-          makes_y ? torch::empty_like(gate) : Tensor()};
-}
-
-Gradients backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up, bool makes_y) {
-  Gradients result = empty_gradients(gate, up, makes_y);
+Gradients backward_cpu(const Tensor& dy, const Tensor& gate, const Tensor& up, bool becomes_y) {
+  Gradients result{torch::empty_like(gate), torch::empty_like(up)};
   cpu::with_element_type(gate, [&](auto element) {
     using T = decltype(element);
-    T* const y = data_or_null<T>(result.y);
     parallel_for(0, gate.numel(), kGrain, [&](int64_t first, int64_t last) {
-      cpu::kernels<T>().swiglu_backward(
-          cpu::const_data<T>(dy) + first, cpu::const_data<T>(gate) + first,
-          cpu::const_data<T>(up) + first, y == nullptr ? nullptr : y + first,
-          cpu::data<T>(result.gate) + first, cpu::data<T>(result.up) + first, last - first);
+      cpu::kernels<T>().swiglu_backward(cpu::data<T>(dy) + first, cpu::const_data<T>(gate) + first,
+                                        cpu::const_data<T>(up) + first,
+                                        cpu::data<T>(result.gate) + first,
+                                        cpu::data<T>(result.up) + first, last - first, becomes_y);
     });
   });
   return result;
@@ -74,49 +62,55 @@ Tensor forward_cuda(const Tensor& gate, const Tensor& up) {
   return y;
 }
 
-Gradients backward_cuda(const Tensor& dy, const Tensor& gate, const Tensor& up, bool makes_y) {
-  Gradients result = empty_gradients(gate, up, makes_y);
+Gradients backward_cuda(const Tensor& dy, const Tensor& gate, const Tensor& up, bool becomes_y) {
+  Gradients result{torch::empty_like(gate), torch::empty_like(up)};
   cuda::with_stream(gate, [&](auto element, cuda::Stream stream) {
     using T = decltype(element);
-    cuda::swiglu_backward(cuda::const_data<T>(dy), cuda::const_data<T>(gate),
-                          cuda::const_data<T>(up), data_or_null<T>(result.y),
-                          cuda::data<T>(result.gate), cuda::data<T>(result.up), gate.numel(),
-                          stream);
+    cuda::swiglu_backward(cuda::data<T>(dy), cuda::const_data<T>(gate), cuda::const_data<T>(up),
+                          cuda::data<T>(result.gate), cuda::data<T>(result.up), becomes_y,
+                          gate.numel(), stream);
   });
   return result;
 }
 
-// The gradients of gate and up with what is carried to them.
-Gradients backward_carried(const Tensor& dy, const Tensor& gate, const Tensor& up, bool makes_y,
-                           const OpenGradient& to_gate, const OpenGradient& to_up) {
-  const Gradients result{to_gate.carried.gradient.view_as(gate), to_up.carried.gradient.view_as(up),
-                         makes_y ? torch::empty_like(gate) : Tensor()};
+Gradients backward_plain(const Tensor& dy, const Tensor& gate, const Tensor& up, bool becomes_y) {
+  const Tensor activated = torch::silu(gate);
+  const Gradients result{at::silu_backward(dy * up, gate), dy * activated};
+  Tensor y = dy;
+  if (becomes_y) at::mul_out(y, activated, up);
+  return result;
+}
+
+Gradients backward_on_device(const Tensor& dy, const Tensor& gate, const Tensor& up,
+                             bool becomes_y) {
+  if (cpu::takes(gate, up)) return backward_cpu(dy, gate, up, becomes_y);
+  if (cuda::takes(gate, up)) return backward_cuda(dy, gate, up, becomes_y);
+  return backward_plain(dy, gate, up, becomes_y);
+}
+
+// The gradients of gate and up with what is carried to them; dy becomes y.
+Gradients backward_carried_cuda(const Tensor& dy, const Tensor& gate, const Tensor& up,
+                                const OpenGradient& to_gate, const OpenGradient& to_up) {
+  const Gradients result{to_gate.carried.gradient.view_as(gate),
+                         to_up.carried.gradient.view_as(up)};
   const auto fp32 = to_gate.carried.scale.options();
-  const Tensor partial = torch::empty({2, cuda::kDotPartials}, fp32),
-               dots = torch::empty({2}, fp32);
+  const Tensor partial = torch::empty({2, cuda::kDotPartials}, fp32);
+  const Tensor gate_dot = torch::empty({}, fp32), up_dot = torch::empty({}, fp32);
   cuda::with_stream(gate, [&](auto element, cuda::Stream stream) {
     using T = decltype(element);
     const auto from = [](const OpenGradient& open) {
       return cuda::CarriedTo<T>{cuda::const_data<T>(open.y_prev),
                                 cuda::const_data<float>(open.carried.scale)};
     };
-    cuda::swiglu_backward_carried(cuda::const_data<T>(dy), cuda::const_data<T>(gate),
+    cuda::swiglu_backward_carried(cuda::data<T>(dy), cuda::const_data<T>(gate),
                                   cuda::const_data<T>(up), from(to_gate), from(to_up),
-                                  data_or_null<T>(result.y), cuda::data<T>(result.gate),
-                                  cuda::data<T>(result.up), cuda::data<float>(partial),
-                                  cuda::data<float>(dots), gate.numel(), stream);
+                                  cuda::data<T>(result.gate), cuda::data<T>(result.up),
+                                  cuda::data<float>(partial), cuda::data<float>(gate_dot),
+                                  cuda::data<float>(up_dot), gate.numel(), stream);
   });
-  close_gradient(to_gate, dots.select(0, 0));
-  close_gradient(to_up, dots.select(0, 1));
+  close_gradient(to_gate, gate_dot);
+  close_gradient(to_up, up_dot);
   return result;
-}
-
-// dy: contiguous.
-Gradients backward_alone(const Tensor& dy, const Tensor& gate, const Tensor& up, bool makes_y) {
-  if (cpu::takes(gate, up)) return backward_cpu(dy, gate, up, makes_y);
-  if (cuda::takes(gate, up)) return backward_cuda(dy, gate, up, makes_y);
-  const Tensor activated = torch::silu(gate);
-  return {at::silu_backward(dy * up, gate), dy * activated, makes_y ? activated * up : Tensor()};
 }
 
 // A sum in the memory of what was carried.
@@ -127,15 +121,13 @@ Tensor close_with(const OpenGradient& open, const Tensor& own) {
   return sum;
 }
 
-// In the backward of an operator whose first inputs are gate and up.
-Gradients backward_on_device(const Tensor& dy, const Tensor& gate, const Tensor& up, bool makes_y) {
+// In the backward of an operator whose first inputs are gate and up; dy becomes y.
+Gradients backward_with_carried(const Tensor& dy, const Tensor& gate, const Tensor& up) {
   const auto open = open_gradients({0, 1}, gate);
-  if (open.empty()) return backward_alone(dy, gate, up, makes_y);
-  if (cuda::takes(gate, up)) return backward_carried(dy, gate, up, makes_y, open[0], open[1]);
-  Gradients result = backward_alone(dy, gate, up, makes_y);
-  result.gate = close_with(open[0], result.gate);
-  result.up = close_with(open[1], result.up);
-  return result;
+  if (open.empty()) return backward_on_device(dy, gate, up, /*becomes_y=*/true);
+  if (cuda::takes(gate, up)) return backward_carried_cuda(dy, gate, up, open[0], open[1]);
+  const Gradients own = backward_on_device(dy, gate, up, /*becomes_y=*/true);
+  return {close_with(open[0], own.gate), close_with(open[1], own.up)};
 }
 
 Tensor forward_on_device(const Tensor& gate, const Tensor& up) {
@@ -162,7 +154,7 @@ class Swiglu : public torch::autograd::Function<Swiglu> {
     let_go_of_outputs(ctx);
     const auto saved = ctx->get_saved_variables();
     const auto gradients =
-        backward_on_device(grad_outputs[0].contiguous(), saved[0], saved[1], /*makes_y=*/false);
+        backward_on_device(grad_outputs[0].contiguous(), saved[0], saved[1], /*becomes_y=*/false);
     return {gradients.gate, gradients.up};
   }
 };
@@ -173,6 +165,7 @@ class SwigluProduct : public torch::autograd::Function<SwigluProduct> {
   static Tensor forward(AutogradContext* ctx, const Tensor& gate, const Tensor& up,
                         const Tensor& weight, bool out_in, Tensor* held, const RowWidths& widths) {
     RECORD_USER_SCOPE("crnet::swiglu_product");
+    ctx->set_materialize_grads(false);
     const Tensor factor = as_factor(weight, gate, factor_sizes(weight, out_in, widths));
     Tensor product = held != nullptr ? *held : Tensor();
     if (!product.defined()) {
@@ -197,10 +190,11 @@ class SwigluProduct : public torch::autograd::Function<SwigluProduct> {
     const bool out_in = ctx->saved_data["out_in"].toBool();
     const auto master = static_cast<torch::ScalarType>(ctx->saved_data["master"].toInt());
     const Tensor dy = gradient_of_product(grad_outputs[0], take_carried(ctx));  // [N, out]
-    const Tensor dx = product_of(dy, in_out(factor, out_in).t()).view_as(gate);
-    const auto gradients = backward_on_device(dx, gate, up, /*makes_y=*/true);
-    const Tensor rows = as_matrix(gradients.y);  // [N, F]
-    const Tensor dw = out_in ? product_as(master, dy.t(), rows) : product_as(master, rows.t(), dy);
+    if (!dy.defined()) return tensor_list(6);
+    const Tensor product = product_of(dy, in_out(factor, out_in).t());  // [N, F], dX and then X
+    const auto gradients = backward_with_carried(product.view_as(gate), gate, up);
+    const Tensor dw =
+        out_in ? product_as(master, dy.t(), product) : product_as(master, product.t(), dy);
     const auto sizes = ctx->saved_data["sizes"].toIntVector();
     return {gradients.gate, gradients.up, without_padding(dw, sizes), Tensor(), Tensor(), Tensor()};
   }

@@ -120,7 +120,7 @@ void profile_steps(RandomTraining& training, torch::Device device, FloorReport& 
     for (int64_t i = 0; i < kProfiledSteps; ++i) training.step();
   });
   report.profiled_steps = kProfiledSteps;
-  report.breakdown = break_down(profiler.stop());
+  report.breakdown = break_down(profiler.stop(), /*of_kernels=*/!device.is_cpu());
 }
 
 }  // namespace

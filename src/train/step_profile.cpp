@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <map>
 #include <string_view>
 
@@ -130,23 +129,19 @@ class Sums {
     }
   }
 
-  // All ranges.
+  // `ranges` in the order in which they began.
   void add_kernels(const std::vector<RecordedRange>& ranges) {
-    uint64_t begin = std::numeric_limits<uint64_t>::max(), end = 0;
-    double busy = 0;
+    uint64_t end = 0, waited = 0;
     for (const auto& range : ranges) {
       num_steps_ += !range.is_kernel && range.name.starts_with(kStepRange) ? 1 : 0;
       if (!range.is_kernel) continue;
-      const double time = milliseconds(range.begin_ns, range.end_ns);
       OperatorTime& sum = of(group_of_kernel(range.name), short_name(range.name));
-      sum.milliseconds += time;
+      sum.milliseconds += milliseconds(range.begin_ns, range.end_ns);
       sum.calls += 1;
-      busy += time;
-      begin = std::min(begin, range.begin_ns);
+      if (end != 0 && range.begin_ns > end) waited += range.begin_ns - end;
       end = std::max(end, range.end_ns);
     }
-    of("no kernel", "between kernels").milliseconds =
-        std::max(0.0, milliseconds(begin, std::max(begin, end)) - busy);
+    of("no kernel", "between kernels").milliseconds = milliseconds(0, waited);
   }
 
   [[nodiscard]] std::vector<OperatorGroup> per_step() const {
@@ -184,16 +179,18 @@ class Sums {
 
 }  // namespace
 
-std::vector<OperatorGroup> break_down(std::vector<RecordedRange> ranges) {
-  Sums sums;
-  const auto is_kernel = [](const RecordedRange& range) { return range.is_kernel; };
-  if (std::any_of(ranges.begin(), ranges.end(), is_kernel)) {
-    sums.add_kernels(ranges);
-    return sums.per_step();
-  }
+std::vector<OperatorGroup> break_down(std::vector<RecordedRange> ranges, bool of_kernels) {
   std::stable_sort(ranges.begin(), ranges.end(), [](const auto& a, const auto& b) {
     return a.begin_ns != b.begin_ns ? a.begin_ns < b.begin_ns : a.end_ns > b.end_ns;
   });
+  Sums sums;
+  if (of_kernels) {
+    const bool has_any = std::any_of(ranges.begin(), ranges.end(),
+                                     [](const RecordedRange& range) { return range.is_kernel; });
+    if (!has_any) return {};
+    sums.add_kernels(ranges);
+    return sums.per_step();
+  }
   std::map<uint64_t, std::vector<RecordedRange>> by_thread;
   for (auto& range : ranges) by_thread[range.thread].push_back(std::move(range));
   for (const auto& [thread, own] : by_thread) sums.add(own);

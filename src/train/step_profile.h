@@ -16,7 +16,9 @@ inline constexpr const char* kStepRange = "ProfilerStep#";
 /// steps, per step, in groups; the longest first. What is outside of the steps does not count, so
 /// all of it together is the mean time of a step.
 ///
-/// Where kernels ran on a device: the time of these, and what the device waited between them.
-[[nodiscard]] std::vector<OperatorGroup> break_down(std::vector<RecordedRange> ranges);
+/// `of_kernels`: the time of what ran on the device, and what it waited in between; nothing where
+/// no kernel was recorded.
+[[nodiscard]] std::vector<OperatorGroup> break_down(std::vector<RecordedRange> ranges,
+                                                    bool of_kernels = false);
 
 }  // namespace crnet

@@ -57,13 +57,13 @@ void swiglu(const T*, const T*, T*, int64_t, Stream) {
 }
 
 template <class T>
-void swiglu_backward(const T*, const T*, const T*, T*, T*, T*, int64_t, Stream) {
+void swiglu_backward(T*, const T*, const T*, T*, T*, bool, int64_t, Stream) {
   refuse();
 }
 
 template <class T>
-void swiglu_backward_carried(const T*, const T*, const T*, const CarriedTo<T>&, const CarriedTo<T>&,
-                             T*, T*, T*, float*, float*, int64_t, Stream) {
+void swiglu_backward_carried(T*, const T*, const T*, const CarriedTo<T>&, const CarriedTo<T>&, T*,
+                             T*, float*, float*, float*, int64_t, Stream) {
   refuse();
 }
 

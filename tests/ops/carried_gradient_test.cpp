@@ -6,6 +6,7 @@
 #include <torch/torch.h>
 
 #include <array>
+#include <functional>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -75,7 +76,7 @@ double tolerance_of(torch::ScalarType dtype) {
   return dtype == torch::kBFloat16 ? 4e-3 : 2e-7;  // a rounding
 }
 
-/// Three blocks of a gated MLP and rotated queries over their outputs below: what is carried to
+/// Five blocks of a gated MLP and rotated queries over their outputs below: what is carried to
 /// gate, up and q is added where their gradients are made.
 struct GatedStack {
   GatedStack(torch::Device device, torch::ScalarType dtype) {
@@ -85,9 +86,9 @@ struct GatedStack {
     cosine = table.cosine.to(device), sine = table.sine.to(device);
     x = leaf(torch::randn({2, kRows / 2, kWidth}, on).to(dtype));
     for (auto& first : below) first = leaf(torch::randn({2, kRows / 2, kWidth}, on).to(dtype));
-    for (int i = 0; i < 9; ++i) {
+    for (int i = 0; i < 15; ++i) {
       B.push_back(leaf(torch::randn({kRank, kWidth}, on)));
-      beta.push_back(leaf(torch::full({}, 0.6 + 0.1 * i, on)));
+      beta.push_back(leaf(torch::full({}, 0.6 + 0.05 * i, on)));
     }
     A = leaf(torch::randn({kWidth, kRank}, on));
     down = leaf(torch::randn({kWidth, kWidth}, on));
@@ -99,7 +100,7 @@ struct GatedStack {
     const auto reader = [whole](const Tensor& t) { return whole ? t : t.clone(); };
     std::array<Tensor, 3> y = below;
     Tensor loss = torch::zeros({}, x.options().dtype(torch::kFloat32));
-    for (size_t block = 0; block < 3; ++block) {
+    for (size_t block = 0; block < 5; ++block) {
       const Tensor low = matrix_product(x, A, WeightLayout::kInOut);
       for (size_t i = 0; i < 3; ++i) {
         LowRankProducts products;
@@ -121,11 +122,23 @@ struct GatedStack {
   std::vector<Tensor> B, beta;
 };
 
+// The two topmost blocks have nothing carried to them that is theirs to write to.
+constexpr int64_t kOpened = 3;
+
+int64_t num_opened(const std::function<void()>& f) {
+  const int64_t before = num_closed_gradients();
+  f();
+  return num_closed_gradients() - before;
+}
+
 TEST(OpenGradient, SumsHaveTheBitsOfThoseMadeInAPassOfTheirOwn) {
   for (const auto& device : testing::devices()) {
     for (const auto dtype : {torch::kFloat32, torch::kBFloat16}) {
       const GatedStack stack(device, dtype);
-      const auto got = stack.gradients(/*whole=*/true), expected = stack.gradients(false);
+      std::vector<Tensor> got, expected;
+      const int64_t of_a_block = device.is_cuda() ? 3 : 2;  // gate and up, and on a GPU q
+      EXPECT_EQ(num_opened([&] { got = stack.gradients(/*whole=*/true); }), kOpened * of_a_block);
+      EXPECT_EQ(num_opened([&] { expected = stack.gradients(/*whole=*/false); }), 0);
       for (size_t i = 0; i < got.size(); ++i) {
         if (got[i].dim() > 0) {
           EXPECT_TRUE(torch::equal(got[i], expected[i])) << i << " " << device << " " << dtype;
@@ -171,6 +184,82 @@ TEST(OpenGradient, AnotherReaderOfTheOutputCounts) {
       EXPECT_LT(relative_error(got[i], expected[i]), 2e-5) << i << " " << device;
     }
   }
+}
+
+/// Blocks of gate and up under a product each; `B` and β of all are the same.
+struct GatePair {
+  explicit GatePair(int num_blocks, bool learns_beta = true) {
+    torch::manual_seed(14);
+    low = leaf(torch::randn({kRows, kRank}));
+    B = leaf(torch::randn({kRank, kWidth}));
+    beta = torch::full({}, 0.7);
+    if (learns_beta) beta = leaf(beta);
+    for (Tensor& first : below) first = leaf(torch::randn({kRows, kWidth}));
+    down = leaf(torch::randn({kWidth, kWidth}));
+    std::array<Tensor, 2> y = below;
+    loss = torch::zeros({});
+    for (int block = 0; block < num_blocks; ++block) {
+      for (Tensor& t : y) {
+        LowRankProducts products;
+        t = cross_layer_sum(low, B, t, beta, kEpsilon, products);
+      }
+      outputs.push_back(y);
+      loss = loss + swiglu_product(y[0], y[1], down, WeightLayout::kInOut).square().mean();
+    }
+  }
+  [[nodiscard]] std::vector<Tensor> inputs() const { return {low, B, below[0], below[1], down}; }
+
+  Tensor low, B, beta, down, loss;
+  std::array<Tensor, 2> below;
+  std::vector<std::array<Tensor, 2>> outputs;
+};
+
+TEST(OpenGradient, PassesThroughOneGraphGiveTheSameBits) {
+  const GatePair pair(5);
+  const auto pass = [&] { return torch::autograd::grad({pair.loss}, pair.inputs(), {}, true); };
+  const auto first = pass(), second = pass();
+  for (size_t i = 0; i < first.size(); ++i) EXPECT_TRUE(torch::equal(second[i], first[i])) << i;
+}
+
+TEST(OpenGradient, PassesInSeveralThreadsDoNotMix) {
+  const GatePair pair(5);
+  const auto pass = [&] { return torch::autograd::grad({pair.loss}, pair.inputs(), {}, true); };
+  const auto expected = pass();
+  std::array<std::vector<Tensor>, 4> got;
+  std::vector<std::thread> threads;
+  for (auto& mine : got) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 20; ++i) mine = pass();
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  for (const auto& mine : got) {
+    for (size_t i = 0; i < expected.size(); ++i) {
+      EXPECT_LT(relative_error(mine[i], expected[i]), 1e-5) << i;
+    }
+  }
+}
+
+TEST(OpenGradient, WhoLooksAtGateSeesAllOfItsGradient) {
+  const GatePair pair(5);
+  const auto asked = torch::autograd::grad({pair.loss}, {pair.outputs[1][0]}, {}, true);
+  Tensor seen;
+  pair.outputs[1][0].register_hook([&](const Tensor& gradient) { seen = gradient.clone(); });
+  const auto expected = torch::autograd::grad({pair.loss}, pair.inputs(), {}, true);
+  EXPECT_LT(relative_error(seen, asked[0]), 1e-6);
+  const GatePair without(5);
+  const auto got = torch::autograd::grad({without.loss}, without.inputs());
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(relative_error(got[i], expected[i]), 1e-5) << i;
+}
+
+TEST(OpenGradient, WhereBetaIsFixedNothingIsOpened) {
+  const GatePair pair(5, /*learns_beta=*/false);
+  std::vector<Tensor> got;
+  const auto pass = [&] { got = torch::autograd::grad({pair.loss}, pair.inputs()); };
+  EXPECT_EQ(num_opened(pass), 0);
+  const GatePair learning(5);
+  const auto expected = torch::autograd::grad({learning.loss}, learning.inputs());
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(relative_error(got[i], expected[i]), 1e-6) << i;
 }
 
 // In bf16 the second rounding of a gradient that was not carried would show.

@@ -232,22 +232,25 @@ TEST(CudaKernels, SwigluIsThatOfThePlainOperator) {
       const auto expected = evaluate([](const Tensors& t) { return plain::swiglu(t[0], t[1]); },
                                      to_double({gate, up}), dy.to(torch::kFloat64));
       const Output like_gate{{count}, dtype};
-      const std::vector<Output> outputs(6, like_gate);
+      const std::vector<Output> outputs(7, like_gate);
       const auto got = run(outputs, shift, [&](const Tensors& out) {
+        out[3].copy_(dy);
+        out[4].copy_(dy);
         with_element(dtype, [&](auto element) {
           using T = decltype(element);
           kernels::swiglu(data<T>(gate), data<T>(up), data<T>(out[0]), count, {});
-          kernels::swiglu_backward(data<T>(dy), data<T>(gate), data<T>(up),
-                                   static_cast<T*>(nullptr), data<T>(out[1]), data<T>(out[2]),
-                                   count, {});
-          kernels::swiglu_backward(data<T>(dy), data<T>(gate), data<T>(up), data<T>(out[3]),
-                                   data<T>(out[4]), data<T>(out[5]), count, {});
+          kernels::swiglu_backward(data<T>(out[3]), data<T>(gate), data<T>(up), data<T>(out[1]),
+                                   data<T>(out[2]), /*becomes_y=*/false, count, {});
+          kernels::swiglu_backward(data<T>(out[4]), data<T>(gate), data<T>(up), data<T>(out[5]),
+                                   data<T>(out[6]), /*becomes_y=*/true, count, {});
         });
       });
       expect_close(got[0], expected.value, dtype);
       expect_close(got[1], expected.gradients[0], dtype);
       expect_close(got[2], expected.gradients[1], dtype);
-      for (const size_t i : {0, 1, 2}) EXPECT_TRUE(torch::equal(got[3 + i], got[i])) << i;
+      EXPECT_TRUE(torch::equal(got[3], dy));
+      EXPECT_TRUE(torch::equal(got[4], got[0]));
+      EXPECT_TRUE(torch::equal(got[5], got[1]) && torch::equal(got[6], got[2]));
     }
   });
 }
@@ -427,31 +430,28 @@ TEST(CudaKernels, SwigluAddsWhatIsCarriedToItsGradients) {
       const Tensors c = {torch::full({}, 0.9f), torch::full({}, -1.1f)};
       const Tensor partial = torch::full({2, kernels::kDotPartials}, NAN);
       const Output like_gate{{count}, dtype};
+      const Output sum{{}, torch::kFloat32};
       const auto got = run(
-          {like_gate,
-           like_gate,
-           like_gate,
-           {{2}, torch::kFloat32},
-           like_gate,
-           like_gate,
-           like_gate},
-          shift, [&](const Tensors& out) {
+          {like_gate, like_gate, like_gate, sum, sum, like_gate, like_gate, like_gate}, shift,
+          [&](const Tensors& out) {
+            out[0].copy_(dy);
             out[1].copy_(carried[0]);
             out[2].copy_(carried[1]);
+            out[5].copy_(dy);
             with_element(dtype, [&](auto element) {
               using T = decltype(element);
               kernels::swiglu_backward_carried<T>(
-                  data<T>(dy), data<T>(gate), data<T>(up), {data<T>(y_prev[0]), data<float>(c[0])},
-                  {data<T>(y_prev[1]), data<float>(c[1])}, data<T>(out[0]), data<T>(out[1]),
-                  data<T>(out[2]), data<float>(partial), data<float>(out[3]), count, {});
-              kernels::swiglu_backward(data<T>(dy), data<T>(gate), data<T>(up), data<T>(out[4]),
-                                       data<T>(out[5]), data<T>(out[6]), count, {});
+                  data<T>(out[0]), data<T>(gate), data<T>(up),
+                  {data<T>(y_prev[0]), data<float>(c[0])}, {data<T>(y_prev[1]), data<float>(c[1])},
+                  data<T>(out[1]), data<T>(out[2]), data<float>(partial), data<float>(out[3]),
+                  data<float>(out[4]), count, {});
+              kernels::swiglu_backward(data<T>(out[5]), data<T>(gate), data<T>(up), data<T>(out[6]),
+                                       data<T>(out[7]), /*becomes_y=*/true, count, {});
             });
           });
-      EXPECT_TRUE(torch::equal(got[0], got[4]));
+      EXPECT_TRUE(torch::equal(got[0], got[5]));
       for (const size_t i : {0, 1}) {
-        expect_carried_sum(got[1 + i], got[3][static_cast<int64_t>(i)], got[5 + i], carried[i],
-                           y_prev[i], c[i]);
+        expect_carried_sum(got[1 + i], got[3 + i], got[6 + i], carried[i], y_prev[i], c[i]);
       }
     }
   });

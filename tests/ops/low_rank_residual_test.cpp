@@ -79,8 +79,6 @@ TEST(ReplayAndInversion, MatchPlainOverDtypesAndOddSizes) {
   }
 }
 
-// cuBLAS's definition, over memory of row-major tensors: result(i, j) = c · addend(i, j) + Σ_k
-// left(i, k) · right(k, j).
 // Y and Y_prev with rows wider than B's: B counts as having zeros there.
 TEST(CrossLayerSum, WiderRowsAreThoseOfAFactorWithZeros) {
   torch::manual_seed(8);
@@ -111,6 +109,8 @@ TEST(CrossLayerSum, WiderRowsAreThoseOfAFactorWithZeros) {
   }
 }
 
+// cuBLAS's definition, over memory of row-major tensors: result(i, j) = c · addend(i, j) + Σ_k
+// left(i, k) · right(k, j).
 TEST(ResidualLayout, IsHowAColumnMajorProductReadsRowMajorTensors) {
   const int64_t tokens = 5, rank = 3, out = 7;
   const Tensor wide = torch::randn({tokens, rank + 2}), low = wide.narrow(1, 0, rank);

@@ -271,7 +271,7 @@ TEST(SwigluProductTest, GradientsMatchFiniteDifferences) {
   }
 }
 
-TEST(SwigluProductTest, IsThatOfBothOperatorsToTheBit) {
+TEST(SwigluProductTest, IsThatOfBothOperators) {
   for (const auto& device : testing::devices()) {
     for (const auto dtype : kFastDtypes) {
       const auto random = [&](at::IntArrayRef sizes) { return torch::randn(sizes, device); };
@@ -285,7 +285,8 @@ TEST(SwigluProductTest, IsThatOfBothOperatorsToTheBit) {
       const auto got = pass(swiglu_product(gate, up, w, WeightLayout::kInOut));
       const auto expected = pass(matrix_product(swiglu(gate, up), w, WeightLayout::kInOut));
       for (size_t i = 0; i < got.size(); ++i) {
-        EXPECT_TRUE(torch::equal(got[i], expected[i])) << i << " " << device << " " << dtype;
+        EXPECT_LT(relative_error(got[i], expected[i]), dtype == torch::kFloat32 ? 1e-6 : 4e-3)
+            << i << " " << device << " " << dtype;
       }
     }
   }

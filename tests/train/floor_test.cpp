@@ -153,23 +153,26 @@ TEST(Breakdown, OfADeviceCountsItsKernelsAndWhatItWaits) {
   const auto kernel = [&](const std::string& name, uint64_t begin, uint64_t end) {
     return RecordedRange{name, 7, begin * ms, end * ms, /*is_kernel=*/true};
   };
-  const auto groups = break_down({
-      {"ProfilerStep#1", 1, 0, 10 * ms},
-      {"aten::mm", 1, 1 * ms, 2 * ms},
-      {"ProfilerStep#2", 1, 10 * ms, 20 * ms},
-      kernel("nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_TNN", 2, 12),
-      kernel("void crnet::cuda::(anonymous namespace)::swiglu_elements<crnet::cuda::bfloat16, "
-             "8>(crnet::cuda::bfloat16 const*)",
-             12, 15),
-      kernel("void crnet::cuda::(anonymous namespace)::cross_entropy_rows<float, 4>(float*)", 15,
-             16),
-      kernel("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7", 17, 19),
-      kernel("void at::native::vectorized_elementwise_kernel<8, "
-             "at::native::bfloat16_copy_kernel_cuda>(int)",
-             19, 20),
-      kernel("void at::native::vectorized_elementwise_kernel<8, at::native::CUDAFunctor_add>(int)",
-             21, 22),
-  });
+  const auto groups = break_down(
+      {
+          {"ProfilerStep#1", 1, 0, 10 * ms},
+          {"aten::mm", 1, 1 * ms, 2 * ms},
+          {"ProfilerStep#2", 1, 10 * ms, 20 * ms},
+          kernel("nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_TNN", 2, 12),
+          kernel("void crnet::cuda::(anonymous namespace)::swiglu_elements<crnet::cuda::bfloat16, "
+                 "8>(crnet::cuda::bfloat16 const*)",
+                 12, 15),
+          kernel("void crnet::cuda::(anonymous namespace)::cross_entropy_rows<float, 4>(float*)",
+                 15, 16),
+          kernel("cudnn_generated_fort_native_sdpa_sm90_flash_fprop_wgmma_f16_knob_7", 17, 19),
+          kernel("void at::native::vectorized_elementwise_kernel<8, "
+                 "at::native::bfloat16_copy_kernel_cuda>(int)",
+                 19, 20),
+          kernel(
+              "void at::native::vectorized_elementwise_kernel<8, at::native::CUDAFunctor_add>(int)",
+              21, 22),
+      },
+      /*of_kernels=*/true);
   EXPECT_DOUBLE_EQ(
       time_of(groups, "matrix products", "nvjet_sm90_tst_128x256_64x4_2x1_v_bz_coopA_TNN"), 5);
   EXPECT_DOUBLE_EQ(time_of(groups, "fused operators", "crnet::cuda::swiglu_elements"), 1.5);

@@ -86,26 +86,22 @@ void swiglu(const T* gate, const T* up, T* y, int64_t count) {
   }
 }
 
-template <class T>
-void swiglu_backward(const T* dy, const T* gate, const T* up, T* y, T* dgate, T* dup,
-                     int64_t count) {
-  const auto gradients = [&](int64_t i, float g, float u, float s) {
-    const float d = load(dy + i);
+template <class T, bool kBecomesY>
+void swiglu_backward_pass(T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    const float d = load(dy + i), g = load(gate + i), u = load(up + i);
+    const float s = sigmoid(g);
     store(dup + i, d * g * s);
     store(dgate + i, d * u * s * (1.0f + g * (1.0f - s)));
-  };
-  if (y == nullptr) {
-    for (int64_t i = 0; i < count; ++i) {
-      const float g = load(gate + i), u = load(up + i);
-      gradients(i, g, u, sigmoid(g));
-    }
-    return;
+    if constexpr (kBecomesY) store(dy + i, g * s * u);
   }
-  for (int64_t i = 0; i < count; ++i) {
-    const float g = load(gate + i), u = load(up + i), s = sigmoid(g);
-    store(y + i, g * s * u);
-    gradients(i, g, u, s);
-  }
+}
+
+template <class T>
+void swiglu_backward(T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t count,
+                     bool becomes_y) {
+  const auto pass = becomes_y ? swiglu_backward_pass<T, true> : swiglu_backward_pass<T, false>;
+  pass(dy, gate, up, dgate, dup, count);
 }
 
 // Lanes by hand: the compiler may not reorder a maximum, because of NaN (which this passes over;

@@ -31,9 +31,9 @@ struct Kernels {
                int64_t size, float direction);
   /// y = silu(gate) · up.
   void (*swiglu)(const T* gate, const T* up, T* y, int64_t count);
-  /// Its gradients and, where that is not null, y once more.
-  void (*swiglu_backward)(const T* dy, const T* gate, const T* up, T* y, T* dgate, T* dup,
-                          int64_t count);
+  /// Its gradients; dy becomes y once more where `becomes_y`.
+  void (*swiglu_backward)(T* dy, const T* gate, const T* up, T* dgate, T* dup, int64_t count,
+                          bool becomes_y);
   /// Replaces one row of logits by scale · (softmax − one_hot(target)); returns the row's loss. A
   /// target of −1 marks an ignored row: its gradient and its loss are 0.
   float (*cross_entropy_row)(T* logits, int64_t vocab, int64_t target, float scale);

@@ -155,14 +155,13 @@ __device__ inline Floats<kWidth> plus_scaled(Floats<kWidth> d, float c,
   return d;
 }
 
-/// sums[b] = Σ partial[b, 0 … count − 1] of [gridDim, kDotPartials]
+/// One block: sum = Σ partial[0 … count − 1]
 template <class T>
-__global__ void sum_partials(const T* __restrict__ partial, int64_t count, T* __restrict__ sums) {
-  const T* mine = partial + blockIdx.x * kDotPartials;
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += mine[i];
-  sum = block_sum(sum);
-  if (threadIdx.x == 0) sums[blockIdx.x] = static_cast<T>(sum);
+__global__ void sum_partials(const T* __restrict__ partial, int64_t count, T* __restrict__ sum) {
+  double mine = 0;
+  for (int64_t i = threadIdx.x; i < count; i += blockDim.x) mine += partial[i];
+  mine = block_sum(mine);
+  if (threadIdx.x == 0) *sum = static_cast<T>(mine);
 }
 
 // ---- launches, on the host

@@ -64,5 +64,14 @@ template <class T>
 const T* const_data(const torch::Tensor& tensor) {
   return static_cast<const T*>(tensor.const_data_ptr());
 }
+/// The same; null of an undefined tensor.
+template <class T>
+T* data_or_null(const torch::Tensor& tensor) {
+  return tensor.defined() ? data<T>(tensor) : nullptr;
+}
+template <class T>
+const T* const_data_or_null(const torch::Tensor& tensor) {
+  return tensor.defined() ? const_data<T>(tensor) : nullptr;
+}
 
 }  // namespace crnet::cuda

@@ -75,15 +75,15 @@ void rope_backward(const T* dy, const float* cosine, const float* sine, const Ca
 /// y = silu(gate) · up.
 template <class T>
 void swiglu(const T* gate, const T* up, T* y, int64_t count, Stream stream);
-/// Its gradients and, where that is not null, y once more.
+/// Its gradients; dy becomes y once more where `becomes_y`.
 template <class T>
-void swiglu_backward(const T* dy, const T* gate, const T* up, T* y, T* dgate, T* dup, int64_t count,
-                     Stream stream);
-/// The same, with what is carried to both gradients; partial [2, kDotPartials], dots [2].
+void swiglu_backward(T* dy, const T* gate, const T* up, T* dgate, T* dup, bool becomes_y,
+                     int64_t count, Stream stream);
+/// The same, with what is carried to both gradients; partial [2, kDotPartials]. dy becomes y.
 template <class T>
-void swiglu_backward_carried(const T* dy, const T* gate, const T* up, const CarriedTo<T>& to_gate,
-                             const CarriedTo<T>& to_up, T* y, T* dgate, T* dup, float* partial,
-                             float* dots, int64_t count, Stream stream);
+void swiglu_backward_carried(T* dy, const T* gate, const T* up, const CarriedTo<T>& to_gate,
+                             const CarriedTo<T>& to_up, T* dgate, T* dup, float* partial,
+                             float* gate_dot, float* up_dot, int64_t count, Stream stream);
 
 /// The loss of every row of logits [rows, vocab], in losses [rows]. Where `scale` is given, one
 /// number on the device, the logits become scale · (softmax − one_hot(target)). Where a target is
