@@ -45,12 +45,11 @@ class StepTime {
   [[nodiscard]] double forward(int64_t layer) const {
     return tokens_ * 2 * weights(layer) / product_rate(layer) +
            attention_flops() / rates_.attention_forward +
-           (tokens_ * block_bytes() + weights(layer) * cast_bytes()) / rates_.memory;
+           (tokens_ * forward_bytes() + weights(layer) * cast_bytes()) / rates_.memory;
   }
-  // Reads and writes about twice what forward does, and adds up gradients of outputs. Gradients of
-  // weights: written, added.
+  // Gradients of weights: written, added.
   [[nodiscard]] double backward(int64_t layer) const {
-    const double bytes = tokens_ * (2 * block_bytes() + size_ * 6 * outputs_);
+    const double bytes = tokens_ * backward_bytes();
     return 2 * tokens_ * 2 * weights(layer) / product_rate(layer) +
            2 * attention_flops() / rates_.attention_backward +
            (bytes + weights(layer) * 3 * kFp32) / rates_.memory;
@@ -63,7 +62,7 @@ class StepTime {
     const RecomputeCounts flops =
         count_block_recompute(config_, shape_.sequence_length, shape_.recompute, layer);
     const bool is_read = block.products && block.outputs;
-    const double bytes = block_bytes() - (is_read ? size_ * 4 * outputs_ : 0);
+    const double bytes = forward_bytes() - (is_read ? sum_bytes() : 0);
     return tokens_ * (flops.projections / product_rate(config_.num_layers - 1) +
                       flops.attention / rates_.attention_forward) +
            (tokens_ * bytes + weights(layer) * cast_bytes()) / rates_.memory;
@@ -71,12 +70,28 @@ class StepTime {
   [[nodiscard]] double product_rate(int64_t layer) const {
     return config_.is_full_rank(layer) ? rates_.products : rates_.low_rank_products;
   }
-  // Per token, in the forward pass of a block, read and written: norms, rotation, SwiGLU, residual
-  // adds; c·Y_prev, then the sum with (X A) B.
-  [[nodiscard]] double block_bytes() const {
+  // Per token, in the forward pass of a block, read and written beside the products: norms,
+  // rotation, SwiGLU, residual adds, c·Y_prev. On a GPU as crnet's kernels do.
+  [[nodiscard]] double forward_bytes() const {
     const auto C = static_cast<double>(config_.hidden_size),
                F = static_cast<double>(config_.ffn_size);
-    return size_ * (4 * C + 4 * C + 3 * F + 6 * C + 4 * outputs_);
+    if (shape_.on_cpu) return size_ * (4 * C + 4 * C + 3 * F + 6 * C) + sum_bytes();
+    const double norms = 2 * C + 4 * C, rotation = 4 * C, add = 3 * C;
+    return size_ * (norms + rotation + 3 * F + add) + sum_bytes();
+  }
+  // c·Y_prev, then the sum with (X A) B; on a GPU Y_prev is read within the product.
+  [[nodiscard]] double sum_bytes() const { return size_ * (shape_.on_cpu ? 4 : 1) * outputs_; }
+  // Per token, in the backward pass. On a CPU about twice what forward does, and gradients of
+  // outputs are added up. On a GPU: norms and their results again, rotation and SwiGLU, the latter
+  // with its result; where outputs go on, each with what is carried to it and Y_prev.
+  [[nodiscard]] double backward_bytes() const {
+    if (shape_.on_cpu) return 2 * forward_bytes() + size_ * 6 * outputs_;
+    const auto C = static_cast<double>(config_.hidden_size),
+               F = static_cast<double>(config_.ffn_size);
+    const double norms = 8 * C + 6 * C, rotation = 4 * C, swiglu = 6 * F;
+    const double carried =
+        outputs_ > 0 ? 4 * C + 4 * F + 3 * 4 * C : 0;  // q, k, gate, up; v, o, down
+    return size_ * (norms + rotation + swiglu + carried);
   }
   // Logits: written, read for the maximum, the sum and the gradient, read twice by its products.
   [[nodiscard]] double head_bytes() const {

@@ -146,12 +146,12 @@ __device__ inline void add_products(float& dot, const Floats<kWidth>& a, const F
   for (int k = 0; k < kWidth; ++k) dot += a[k] * b[k];
 }
 
-/// d + c · carried
+/// d + c · carried, with d rounded to fp32 as from memory: not joined with what made it.
 template <int kWidth>
 __device__ inline Floats<kWidth> plus_scaled(Floats<kWidth> d, float c,
                                              const Floats<kWidth>& carried) {
 #pragma unroll
-  for (int k = 0; k < kWidth; ++k) d[k] += c * carried[k];
+  for (int k = 0; k < kWidth; ++k) d[k] = __fmaf_rn(c, carried[k], d[k]);
   return d;
 }
 
