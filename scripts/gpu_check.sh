@@ -5,14 +5,16 @@
 #
 # Usage: scripts/gpu_check.sh [--python SIZE] [STAGE_DIR]
 #   --python SIZE  in place of tests and operators, sets training steps of that size (350m, 1b or
-#                  7b) beside PyTorch from Python, CR-Net beside LLaMA, and a step beside its floor
+#                  7b) beside PyTorch from Python (eager and torch.compile), with CUDA graphs and
+#                  without, CR-Net beside LLaMA, and a step beside its floor; of 7b CR-Net without
+#                  graphs and torch.compile alone
 #   STAGE_DIR      what `scripts/setup.sh --stage STAGE_DIR` made elsewhere (default: stage; without
 #                  one, the system's own packages)
 #
-# Needs a GPU of 40 GB or more (with --python 80, for 7b 140), CMake, Ninja, a C++ compiler, nvcc, and Python 3 with PyTorch built
-# for CUDA (CRNET_PYTHON names the interpreter; default python3). Builds in build-gpu. Leaves
-# gpu_report.md (gpu_python_SIZE.md), gpu_logs.tar.gz (all output) and trace.json.gz (three training
-# steps) in $OUT, or in build-gpu where OUT is not set.
+# Needs a GPU of 80 GB (with --python 1b or 7b of 140), CMake, Ninja, a C++ compiler, nvcc, and
+# Python 3 with PyTorch built for CUDA (CRNET_PYTHON names the interpreter; default python3). Builds
+# in build-gpu. Leaves gpu_report.md (gpu_python_SIZE.md), gpu_logs.tar.gz (all output) and, without
+# --python, trace.json.gz (three training steps) in $OUT, or in build-gpu where OUT is not set.
 # Exit status: 0 all well, 1 a part failed, 3 there is no GPU.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=env.sh

@@ -139,6 +139,9 @@ std::vector<OpenGradient> open_gradients(std::initializer_list<uint32_t> inputs,
   for (const uint32_t input : inputs) {
     auto open = open_gradient(input, like);
     if (!open) return {};
+    for (const OpenGradient& other : opened) {  // one tensor, given twice
+      if (other.place == open->place && other.output == open->output) return {};
+    }
     opened.push_back(std::move(*open));
   }
   return opened;

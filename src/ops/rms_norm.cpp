@@ -177,8 +177,8 @@ class RmsNorm : public torch::autograd::Function<RmsNorm> {
   static tensor_list backward(AutogradContext* ctx, tensor_list grad_outputs) {
     RECORD_USER_SCOPE("crnet::rms_norm_backward");
     const Inputs in(ctx);
-    const Tensor &dy = grad_outputs[kNormed],
-                 dsum = grad_outputs.size() > 1 ? grad_outputs[kSum] : Tensor();
+    const Tensor& dy = grad_outputs[kNormed];
+    const Tensor dsum = grad_outputs.size() > 1 ? grad_outputs[kSum] : Tensor();
     const Tensor summed =
         in.delta.defined() && dy.defined() ? offered_output(*ctx, kSum)->read() : in.x;
     let_go_of_outputs(ctx);

@@ -252,6 +252,29 @@ TEST(OpenGradient, WhoLooksAtGateSeesAllOfItsGradient) {
   for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(relative_error(got[i], expected[i]), 1e-5) << i;
 }
 
+TEST(OpenGradient, OneTensorMayBeGateAndUp) {
+  torch::manual_seed(15);
+  const Tensor low = leaf(torch::randn({kRows, kRank})), B = leaf(torch::randn({kRank, kWidth}));
+  const Tensor first = leaf(torch::randn({kRows, kWidth})), beta = leaf(torch::full({}, 0.7));
+  const Tensor down = leaf(torch::randn({kWidth, kWidth}));
+  const auto gradients = [&](bool fused) {
+    Tensor y = first, loss = torch::zeros({});
+    for (int block = 0; block < 4; ++block) {
+      if (fused) {
+        LowRankProducts products;
+        y = cross_layer_sum(low, B, y, beta, kEpsilon, products);
+        loss = loss + swiglu_product(y, y, down, WeightLayout::kInOut).square().mean();
+      } else {
+        y = signed_scale(beta, kEpsilon) * y + torch::mm(low, B);
+        loss = loss + torch::mm(plain::swiglu(y, y), down).square().mean();
+      }
+    }
+    return torch::autograd::grad({loss}, {low, B, first, beta, down});
+  };
+  const auto got = gradients(true), expected = gradients(false);
+  for (size_t i = 0; i < got.size(); ++i) EXPECT_LT(relative_error(got[i], expected[i]), 2e-5) << i;
+}
+
 TEST(OpenGradient, WhereBetaIsFixedNothingIsOpened) {
   const GatePair pair(5, /*learns_beta=*/false);
   std::vector<Tensor> got;
