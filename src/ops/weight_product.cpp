@@ -12,9 +12,10 @@ namespace crnet {
 using torch::Tensor;
 
 int64_t fast_row_width(int64_t width, bool on_gpu, torch::ScalarType dtype) {
-  constexpr int64_t kMultiple = 8;  // of bf16 in 16 bytes
-  if (!on_gpu || dtype != torch::kBFloat16) return width;
-  return (width + kMultiple - 1) / kMultiple * kMultiple;
+  constexpr int64_t kAligned = 8, kTile = 128, kWide = 16 * kTile;  // 8 of bf16 are 16 bytes
+  if (!on_gpu || dtype != torch::kBFloat16 || width % kAligned == 0) return width;
+  const int64_t multiple = width < kWide ? kAligned : kTile;
+  return (width + multiple - 1) / multiple * multiple;
 }
 
 std::vector<int64_t> factor_sizes(const Tensor& weight, bool out_in, const RowWidths& widths) {

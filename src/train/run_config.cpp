@@ -33,8 +33,10 @@ void check_schedule(const RunConfig& config) {
   const auto& schedule = config.schedule;
   const int64_t steps = config.train.steps;
   if (schedule.warmup_steps > steps) {
-    throw UsageError(format("schedule.warmup_steps: expected at most train.steps (%ld), got %ld",
-                            as_long(steps), as_long(schedule.warmup_steps)));
+    throw UsageError(
+        format("schedule.warmup_steps: expected at most train.steps (%ld), got %ld; lower it as "
+               "well, with --set schedule.warmup_steps=%ld",
+               as_long(steps), as_long(schedule.warmup_steps), as_long(steps / 10)));
   }
   if (schedule.kind != ScheduleKind::kWsd) return;
   if (schedule.decay_steps == 0) {

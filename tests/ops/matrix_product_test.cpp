@@ -137,7 +137,8 @@ TEST(MatrixProducts, WiderRowsAreThoseOfWeightsWithZeros) {
       }
     }
   }
-  EXPECT_EQ(fast_row_width(5461, /*on_gpu=*/true, torch::kBFloat16), 5464);
+  EXPECT_EQ(fast_row_width(41, /*on_gpu=*/true, torch::kBFloat16), 48);
+  EXPECT_EQ(fast_row_width(5461, /*on_gpu=*/true, torch::kBFloat16), 5504);
   EXPECT_EQ(fast_row_width(5464, /*on_gpu=*/true, torch::kBFloat16), 5464);
   EXPECT_EQ(fast_row_width(5461, /*on_gpu=*/true, torch::kFloat32), 5461);
   EXPECT_EQ(fast_row_width(5461, /*on_gpu=*/false, torch::kBFloat16), 5461);

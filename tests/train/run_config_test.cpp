@@ -74,7 +74,8 @@ TEST(RunConfig, PhasesOfTheScheduleFitTheSteps) {
   RunConfig config;
   config.schedule.warmup_steps = 1001;
   EXPECT_EQ(error_of(config),
-            "schedule.warmup_steps: expected at most train.steps (1000), got 1001");
+            "schedule.warmup_steps: expected at most train.steps (1000), got 1001; lower it as "
+            "well, with --set schedule.warmup_steps=100");
   config.schedule.warmup_steps = 900;
   config.schedule.kind = ScheduleKind::kWsd;
   EXPECT_EQ(error_of(config),

@@ -18,8 +18,10 @@ enum class WeightLayout {
 struct RowWidths {
   int64_t in = 0, out = 0;
 };
-/// A width for rows that are as wide as `width` or wider: in bf16 on a GPU the next multiple of 8.
-/// Products there are several times slower where rows do not begin at multiples of 16 bytes.
+/// A width for rows that are as wide as `width` or wider. In bf16 on a GPU products are several
+/// times slower where rows do not begin at multiples of 16 bytes: `width` itself where it is a
+/// multiple of 8, else the next multiple of that, or of 128 where the row is wide, which makes
+/// whole tiles.
 [[nodiscard]] int64_t fast_row_width(int64_t width, bool on_gpu, torch::ScalarType dtype);
 
 /// Y = X W, x [..., in] → [..., out], of x's dtype; the weight may be of a wider one (fp32 masters
