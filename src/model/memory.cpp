@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "crnet/ops/linear_cross_entropy.h"
+#include "crnet/ops/matrix_product.h"
 #include "ops/product.h"
 
 namespace crnet {
@@ -293,7 +294,10 @@ bool casts_weights(const StepShape& shape) {
 
 MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape,
                           const StateMemory& state) {
-  return StepMemory(config, shape, state).count();
+  ModelConfig wide = config;  // as rows lie in memory
+  wide.ffn_size = fast_row_width(config.ffn_size, !shape.on_cpu,
+                                 shape.bf16 ? torch::kBFloat16 : torch::kFloat32);
+  return StepMemory(wide, shape, state).count();
 }
 
 MemoryCounts count_memory(const ModelConfig& config, const StepShape& shape) {

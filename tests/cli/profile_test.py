@@ -8,7 +8,7 @@ from harness import LAST_CHECKPOINT, STEPS, CliTest, digest, fixture, train_argu
 WARM_UP = 3
 STAGES = ("crnet::next_batch", "crnet::forward", "crnet::backward", "crnet::clip", "crnet::update",
           "crnet::release_gradients")
-OPERATORS = ("rms_norm", "rope", "swiglu", "cross_layer_sum", "matrix_product")
+OPERATORS = ("rms_norm", "rope", "swiglu_product", "cross_layer_sum", "matrix_product")
 MICRO_BATCHES = 8
 
 
