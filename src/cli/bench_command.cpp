@@ -60,8 +60,10 @@ void print_floor(const FloorReport& report) {
   row("  attention", report.attention,
       format("%ld forward and backward, LibTorch's scaled_dot_product_attention",
              static_cast<long>(report.num_attentions)));
-  std::printf("  %-14s %10.3f  [%.3f-%.3f]  step over floor, round by round\n", "floor ratio",
-              report.ratio.median, report.ratio.least, report.ratio.most);
+  std::printf(
+      "  %-14s %10.3f  [%.3f-%.3f]  step over floor, round by round; below 1: faster than "
+      "LibTorch's alone\n",
+      "floor ratio", report.ratio.median, report.ratio.least, report.ratio.most);
 }
 
 void print_operators(const OperatorGroup& group, double step) {

@@ -117,12 +117,12 @@ struct TrainConfig {
   int64_t seed = 0;                 ///< of the initial weights and of the data's order
   DeviceChoice device = DeviceChoice::kAuto;
   PrecisionChoice precision = PrecisionChoice::kAuto;
-  int64_t threads = 0;               ///< CPU threads; 0: this process's share of the cores
-  int64_t eval_every = 100;          ///< steps between validations; 0: only at the end
-  int64_t eval_tokens = 0;           ///< tokens per validation; 0: all there are
-  int64_t log_every = 10;            ///< steps between log lines where there is no terminal
-  bool cuda_graphs = false;          ///< passes are recorded, and a GPU gets each as a whole
-  int64_t max_bad_steps = 10;        ///< non-finite updates in a row that end the run
+  int64_t threads = 0;         ///< CPU threads; 0: this process's share of the cores
+  int64_t eval_every = 100;    ///< steps between validations; 0: only at the start and the end
+  int64_t eval_tokens = 0;     ///< tokens per validation; 0: all there are
+  int64_t log_every = 10;      ///< steps between log lines where there is no terminal
+  bool cuda_graphs = false;    ///< passes are recorded, and a GPU gets each as a whole
+  int64_t max_bad_steps = 10;  ///< non-finite updates in a row that end the run
   std::string run_dir = "runs/run";  ///< folder for everything that the run writes
 
   template <class Visitor>
@@ -149,7 +149,7 @@ struct TrainConfig {
                     .minimum = 0,
                     .maximum = 4096});
     visit(eval_every, {.name = "eval_every",
-                       .help = "steps between validations; 0: only at the end",
+                       .help = "steps between validations; 0: only at the start and the end",
                        .minimum = 0});
     visit(eval_tokens,
           {.name = "eval_tokens", .help = "tokens per validation; 0: all there are", .minimum = 0});
