@@ -1,13 +1,8 @@
 #include "crnet/ops/matrix_product.h"
 
-#include <algorithm>
-#include <optional>
-#include <sstream>
-
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "ops/carried_gradient.h"
-#include "ops/cross_layer.h"
 #include "ops/product.h"
 #include "ops/remade.h"
 #include "ops/weight_product.h"
@@ -83,8 +78,8 @@ class MatrixProducts : public torch::autograd::Function<MatrixProducts> {
     }
     const Tensor rows = as_matrix(x);  // [N, in]
     Tensor dx;
-    tensor_list gradients(1 + weights.size() +
-                          3);  // none of the layout, of what is held, of widths
+    // None of the layout, of what is held and of the widths.
+    tensor_list gradients(1 + weights.size() + 3);
     if (has_all && are_joined(x, weights.size(), out_in)) {
       const Tensor all = at::cat(dy, 1);
       dx = product_of(all, at::cat(weights, 1).t());
