@@ -15,11 +15,11 @@ std::unique_ptr<CudaGraph> make_cuda_graph([[maybe_unused]] torch::Device device
   }
 }
 
-NoWaiting::NoWaiting() {
-  if constexpr (cuda::kIsCompiled) was_forbidden_ = cuda::forbid_waiting(true);
+WaitingRule::WaitingRule([[maybe_unused]] bool forbidden) {
+  if constexpr (cuda::kIsCompiled) was_forbidden_ = cuda::forbid_waiting(forbidden);
 }
 
-NoWaiting::~NoWaiting() {
+WaitingRule::~WaitingRule() {
   if constexpr (cuda::kIsCompiled) cuda::forbid_waiting(was_forbidden_);
 }
 

@@ -26,17 +26,30 @@ class CudaGraph {
 [[nodiscard]] std::unique_ptr<CudaGraph> make_cuda_graph(torch::Device device,
                                                          CudaGraph* beside = nullptr);
 
-/// While it lives, LibTorch throws where an operator of any thread would wait for a GPU. Does
-/// nothing in a build without CUDA kernels.
-class NoWaiting {
+/// For as long as it lives. Does nothing in a build without CUDA kernels.
+class WaitingRule {
  public:
-  NoWaiting();
-  ~NoWaiting();
-  NoWaiting(const NoWaiting&) = delete;
-  NoWaiting& operator=(const NoWaiting&) = delete;
+  WaitingRule(const WaitingRule&) = delete;
+  WaitingRule& operator=(const WaitingRule&) = delete;
+
+ protected:
+  explicit WaitingRule(bool forbidden);
+  ~WaitingRule();
 
  private:
   bool was_forbidden_ = false;
+};
+
+/// LibTorch throws where an operator of any thread would wait for a GPU.
+class NoWaiting : WaitingRule {
+ public:
+  NoWaiting() : WaitingRule(true) {}
+};
+
+/// Within NoWaiting: here it is meant to wait.
+class MayWait : WaitingRule {
+ public:
+  MayWait() : WaitingRule(false) {}
 };
 
 /// The same, where there are kernels (src/ops/cuda/graph.cpp).

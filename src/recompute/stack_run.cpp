@@ -13,6 +13,7 @@
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
+#include "ops/cuda_graph.h"
 #include "recompute/parameter_use.h"
 
 namespace crnet {
@@ -209,6 +210,7 @@ std::vector<std::vector<double>> StackRun::read_scales() const {
       if (entry.beta.defined()) betas.push_back(entry.beta.detach());
     }
   }
+  const MayWait for_the_scales;
   const Tensor all = betas.empty() ? Tensor() : torch::stack(betas).cpu().to(torch::kFloat64);
   std::vector<std::vector<double>> c;
   int64_t next = 0;
@@ -317,6 +319,7 @@ void StackRun::replay(size_t block, size_t projection) {
 }
 
 void StackRun::measure_drift(size_t block) {
+  const MayWait for_the_norms;
   drift_->block = checked_block;
   drift_->relative.clear();
   for (size_t i = 0; i < truth_.size(); ++i) {

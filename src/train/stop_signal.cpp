@@ -1,6 +1,9 @@
 #include "crnet/train/stop_signal.h"
 
+#include <unistd.h>
+
 #include <array>
+#include <cerrno>
 #include <csignal>
 #include <ctime>
 
@@ -14,6 +17,7 @@ constexpr std::array<int, 3> kSignals = {SIGINT, SIGTERM, SIGUSR1};
 // A handler can reach nothing else.
 volatile std::sig_atomic_t received_signal = 0;
 volatile time_t received_at = 0;
+std::string_view answer_to_signal;  // does not change while a handler is there
 std::array<struct sigaction, kSignals.size()> former;
 
 time_t seconds_now() {
@@ -26,6 +30,11 @@ void note(int signal) {
   if (received_signal == 0) {
     received_signal = signal;
     received_at = seconds_now();
+    const int error = errno;
+    // Where stderr is gone there is nobody to tell.
+    [[maybe_unused]] const auto written =
+        write(STDERR_FILENO, answer_to_signal.data(), answer_to_signal.size());
+    errno = error;
   } else if (seconds_now() - received_at >= kSameSeconds) {
     std::signal(signal, SIG_DFL);
     std::raise(signal);
@@ -34,8 +43,9 @@ void note(int signal) {
 
 }  // namespace
 
-StopSignal::StopSignal() {
+StopSignal::StopSignal(std::string_view answer) {
   received_signal = 0;
+  answer_to_signal = answer;
   struct sigaction action {};
   action.sa_handler = note;
   sigemptyset(&action.sa_mask);

@@ -2,6 +2,7 @@
 
 #include <ATen/record_function.h>
 
+#include <optional>
 #include <string>
 
 #include "crnet/core/error.h"
@@ -11,6 +12,12 @@ namespace crnet {
 namespace {
 
 using torch::Tensor;
+
+#ifdef NDEBUG
+constexpr bool kIsDebugBuild = false;
+#else
+constexpr bool kIsDebugBuild = true;
+#endif
 
 [[noreturn]] void refuse(const std::string& expected, const std::string& got) {
   throw UsageError("[train] train.cuda_graphs: expected " + expected + ", got " + got +
@@ -39,6 +46,8 @@ Tensor TrainingPass::run(const Batch& batch, bool reduce) {
   }
   if (!first_.loss.defined()) {
     num_unrecorded_ += 1;
+    std::optional<NoWaiting> no_waiting;
+    if (asserts_no_waiting()) no_waiting.emplace();
     return run_now(batch.inputs.to(device_, /*non_blocking=*/true),
                    batch.targets.to(device_, /*non_blocking=*/true), reduce);
   }
@@ -49,6 +58,12 @@ Tensor TrainingPass::run(const Batch& batch, bool reduce) {
   const Tensor loss = replay(batch, first_);
   for (size_t i = 0; i < parameters_.size(); ++i) parameters_[i].mutable_grad() = gradients_[i];
   return loss;
+}
+
+// Gradients that go by Gloo wait for the GPU.
+bool TrainingPass::asserts_no_waiting() const {
+  const bool is_alone = parallel_.copies() == 1 && !parallel_.forward_communicates();
+  return kIsDebugBuild && device_.is_cuda() && is_alone && num_unrecorded_ > kFirstPasses;
 }
 
 Tensor TrainingPass::run_now(const Tensor& tokens, const Tensor& targets, bool reduce) {

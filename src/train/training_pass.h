@@ -32,7 +32,9 @@ class TrainingPass {
   /// Adds the gradients of the mean loss to those of the parameters; with `reduce` averages them
   /// over the processes, as DataParallel::backward. Returns the loss, [] on the device. A profiler
   /// sees crnet::forward and crnet::backward, or crnet::recorded_pass. Throws Error where a pass
-  /// cannot be recorded; nothing can be done on the GPU then.
+  /// cannot be recorded; nothing can be done on the GPU then. In a debug build c10::Error comes
+  /// where a pass of a single process waits for the GPU, but for those in which libraries
+  /// start up and for what an inverting plan has to read.
   torch::Tensor run(const Batch& batch, bool reduce);
 
  private:
@@ -40,6 +42,7 @@ class TrainingPass {
     std::unique_ptr<CudaGraph> graph;
     torch::Tensor loss;  // of the last replay; undefined before it is recorded
   };
+  [[nodiscard]] bool asserts_no_waiting() const;
   torch::Tensor run_now(const torch::Tensor& tokens, const torch::Tensor& targets, bool reduce);
   torch::Tensor replay(const Batch& batch, const Recorded& pass);
   void record_pass(Recorded& pass);

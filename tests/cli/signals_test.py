@@ -13,6 +13,7 @@ class Signals(CliTest):
         stopped = Interrupted(arguments, run_dir, number, step=5)
         self.assertTrue(stopped.in_time, "the run was over before the signal")
         self.assertEqual(stopped.returncode, 0, stopped.stderr)
+        self.assertEqual(stopped.stderr.count("crnet: stopping with a checkpoint"), 1)
         return stopped
 
     def paste(self, command):

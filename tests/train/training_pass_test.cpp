@@ -130,6 +130,15 @@ TEST_P(TrainingPassOnAGpu, NothingWaitsForTheDevice) {
   EXPECT_NO_THROW((void)run.state.pass.run(batch, /*reduce=*/true));
 }
 
+// It reads every β, and says so.
+TEST(TrainingPassOfAnInvertingPlanOnAGpu, MayWaitWhereItReadsScales) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU that LibTorch can use";
+  OneProcess run(small_run(RecomputeStrategy::kInverse), {torch::kCUDA, 0});
+  for (int64_t step = 1; step <= 2; ++step) (void)run.step(step, 2);
+  const NoWaiting no_waiting;
+  EXPECT_NO_THROW((void)run.state.pass.run(random_batch(1), /*reduce=*/true));
+}
+
 INSTANTIATE_TEST_SUITE_P(Strategies, TrainingPassOnAGpu,
                          ::testing::Values(RecomputeStrategy::kNone, RecomputeStrategy::kFull,
                                            RecomputeStrategy::kReplay),

@@ -1,6 +1,8 @@
 // Ctrl-C, and a cluster's SIGTERM or SIGUSR1, turned into a question that the training loop asks.
 #pragma once
 
+#include <string_view>
+
 namespace crnet {
 
 /// While one lives, SIGINT, SIGTERM and SIGUSR1 are noted instead of ending the process; another
@@ -8,7 +10,8 @@ namespace crnet {
 /// handlers come back at its end.
 class StopSignal {
  public:
-  StopSignal();
+  /// `answer`, of static lifetime, goes to stderr as the signal is noted; empty: nothing does.
+  explicit StopSignal(std::string_view answer = {});
   ~StopSignal();
   StopSignal(const StopSignal&) = delete;
   StopSignal& operator=(const StopSignal&) = delete;
