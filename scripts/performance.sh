@@ -48,7 +48,7 @@ beside_python() {
       for arch in crnet llama; do
         compare '' --size 350m --archs "$arch" --precisions "$PRECISIONS" --peers compile --quick
       done
-      compare '' --size 350m --archs crnet,llama --precisions "${PRECISIONS%%,*}" --peers '' --quick
+      compare '' --size 350m --archs crnet,llama --precisions "$PRECISIONS" --peers '' --quick
       ;;
   esac
 }
