@@ -19,6 +19,7 @@ volatile std::sig_atomic_t received_signal = 0;
 volatile time_t received_at = 0;
 std::string_view answer_to_signal;  // does not change while a handler is there
 std::array<struct sigaction, kSignals.size()> former;
+struct sigaction former_of_pipe;
 
 time_t seconds_now() {
   timespec now{};
@@ -28,8 +29,8 @@ time_t seconds_now() {
 
 void note(int signal) {
   if (received_signal == 0) {
-    received_signal = signal;
     received_at = seconds_now();
+    received_signal = signal;
     const int error = errno;
     // Where stderr is gone there is nobody to tell.
     [[maybe_unused]] const auto written =
@@ -49,12 +50,17 @@ StopSignal::StopSignal(std::string_view answer) {
   struct sigaction action {};
   action.sa_handler = note;
   sigemptyset(&action.sa_mask);
+  for (const int signal : kSignals) sigaddset(&action.sa_mask, signal);
   action.sa_flags = SA_RESTART;
   for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &former[i]);
+  // Ctrl-C ends what reads stderr as well (`2>&1 | tee log`), and writing there must not end us.
+  sigaction(SIGPIPE, nullptr, &former_of_pipe);
+  if (former_of_pipe.sa_handler == SIG_DFL) std::signal(SIGPIPE, SIG_IGN);
 }
 
 StopSignal::~StopSignal() {
   for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &former[i], nullptr);
+  sigaction(SIGPIPE, &former_of_pipe, nullptr);
 }
 
 int StopSignal::received() {

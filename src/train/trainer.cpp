@@ -35,8 +35,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr double kSmoothing = 0.95;
 constexpr std::string_view kStopping =
-    "\ncrnet: stopping with a checkpoint after the step at hand; another signal ends the run at "
-    "once, without one\n";
+    "\ncrnet: stopping with a checkpoint when the step is done (of several processes the next); "
+    "another signal ends the run at once, without one\n";
 
 class TrainingRun {
  public:
@@ -206,7 +206,7 @@ LoaderOptions TrainingRun::loader_options() const {
 
 TrainSummary TrainingRun::run() {
   if (start_.checkpoint && state_.step >= config_.train.steps) return nothing_to_do();
-  const StopSignal signals(group_.is_first() ? kStopping : "");
+  const StopSignal signals(group_.is_first() && !is_part_ ? kStopping : "");
   group_.together("open the run's folder", [&] {
     if (!group_.is_first()) return;
     open_folder();

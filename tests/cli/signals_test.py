@@ -6,6 +6,14 @@ from harness import (PRECISIONS, SIGNALS, STEPS, CliTest, Interrupted, Setup, ch
                      train_arguments)
 
 
+class WithoutAReader(Interrupted):
+    """As by Ctrl-C in `crnet train … 2>&1 | tee log`, where tee ends first."""
+
+    def _deliver(self, process, number):
+        process.stderr.close()
+        super()._deliver(process, number)
+
+
 class Signals(CliTest):
     def stop_in_the_middle(self, given, run_dir, number, precision):
         # checkpoint.every is off: the only checkpoint is the one that the signal asks for.
@@ -13,7 +21,9 @@ class Signals(CliTest):
         stopped = Interrupted(arguments, run_dir, number, step=5)
         self.assertTrue(stopped.in_time, "the run was over before the signal")
         self.assertEqual(stopped.returncode, 0, stopped.stderr)
-        self.assertEqual(stopped.stderr.count("crnet: stopping with a checkpoint"), 1)
+        answer = "crnet: stopping with a checkpoint"
+        self.assertEqual(stopped.stderr.count(answer), 1)
+        self.assertLess(stopped.stderr.index(answer), stopped.stderr.index("stopped after step"))
         return stopped
 
     def paste(self, command):
@@ -47,6 +57,14 @@ class Signals(CliTest):
             for precision in PRECISIONS:
                 with self.subTest(signal=signal.Signals(number).name, precision=precision):
                     self.check(number, precision)
+
+    def test_a_run_whose_log_has_no_reader_any_more_is_saved_too(self):
+        run_dir = self.scratch / "run"
+        stopped = WithoutAReader(train_arguments(run_dir, checkpoint__every=0), run_dir,
+                                 signal.SIGINT, step=5)
+        self.assertTrue(stopped.in_time, "the run was over before the signal")
+        self.assertEqual(stopped.returncode, 0)
+        self.assertEqual(len(checkpoints(run_dir)), 1)
 
     def test_each_part_of_a_run_keeps_its_configuration(self):
         run_dir = self.scratch / "run"

@@ -130,6 +130,18 @@ TEST_P(TrainingPassOnAGpu, NothingWaitsForTheDevice) {
   EXPECT_NO_THROW((void)run.state.pass.run(batch, /*reduce=*/true));
 }
 
+TEST(NoWaitingOnAGpu, LibTorchThrowsExceptWhereItMayWait) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU that LibTorch can use";
+  const torch::Tensor one = torch::ones({}, torch::kCUDA);
+  const NoWaiting no_waiting;
+  EXPECT_THROW((void)one.item<float>(), c10::Error);
+  {
+    const MayWait here;
+    EXPECT_EQ(one.item<float>(), 1);
+  }
+  EXPECT_THROW((void)one.item<float>(), c10::Error);
+}
+
 // It reads every β, and says so.
 TEST(TrainingPassOfAnInvertingPlanOnAGpu, MayWaitWhereItReadsScales) {
   if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU that LibTorch can use";

@@ -6,7 +6,8 @@
 namespace crnet {
 
 /// While one lives, SIGINT, SIGTERM and SIGUSR1 are noted instead of ending the process; another
-/// one, two seconds later or more, ends it at once. At most one lives at a time; the former
+/// one, two seconds later or more, ends it at once. SIGPIPE, if nobody handles it, is ignored
+/// meanwhile. At most one lives at a time; the former
 /// handlers come back at its end.
 class StopSignal {
  public:

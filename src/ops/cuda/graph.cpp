@@ -63,7 +63,10 @@ bool forbid_waiting(bool forbidden) {
   using c10::cuda::SyncDebugMode;
   auto& state = c10::cuda::warning_state();
   const bool was_forbidden = state.get_sync_debug_mode() == SyncDebugMode::L_ERROR;
-  state.set_sync_debug_mode(forbidden ? SyncDebugMode::L_ERROR : SyncDebugMode::L_DISABLED);
+  // A mode that only warns stays where nothing was forbidden.
+  if (forbidden != was_forbidden) {
+    state.set_sync_debug_mode(forbidden ? SyncDebugMode::L_ERROR : SyncDebugMode::L_DISABLED);
+  }
   return was_forbidden;
 }
 
