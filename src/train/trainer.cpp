@@ -35,8 +35,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr double kSmoothing = 0.95;
 constexpr std::string_view kStopping =
-    "\ncrnet: stopping with a checkpoint when the step is done (of several processes the next); "
-    "another signal ends the run at once, without one\n";
+    "\ncrnet: stopping with a checkpoint after this step or the next; another signal, two seconds "
+    "from now or later, ends the run at once, without one\n";
 
 class TrainingRun {
  public:
