@@ -47,15 +47,14 @@ void note(int signal) {
 StopSignal::StopSignal(std::string_view answer) {
   received_signal = 0;
   answer_to_signal = answer;
+  sigaction(SIGPIPE, nullptr, &former_of_pipe);
+  if (!answer.empty() && former_of_pipe.sa_handler == SIG_DFL) std::signal(SIGPIPE, SIG_IGN);
   struct sigaction action {};
   action.sa_handler = note;
   sigemptyset(&action.sa_mask);
   for (const int signal : kSignals) sigaddset(&action.sa_mask, signal);
   action.sa_flags = SA_RESTART;
   for (size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &action, &former[i]);
-  // Ctrl-C ends what reads stderr as well (`2>&1 | tee log`), and writing there must not end us.
-  sigaction(SIGPIPE, nullptr, &former_of_pipe);
-  if (former_of_pipe.sa_handler == SIG_DFL) std::signal(SIGPIPE, SIG_IGN);
 }
 
 StopSignal::~StopSignal() {

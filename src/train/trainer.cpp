@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <string_view>
 
 #include "crnet/core/error.h"
 #include "crnet/core/file.h"

@@ -1,5 +1,9 @@
 """Continuing a prompt: reproducible, the same with and without the key/value cache."""
-from harness import MAX_SEQUENCE, VOCABULARY, CliTest, fixture, train_arguments
+import os
+import signal
+import subprocess
+
+from harness import MAX_SEQUENCE, VOCABULARY, CliTest, Setup, fixture, train_arguments
 
 PROMPT = "The function returns"
 
@@ -34,6 +38,16 @@ class Generate(CliTest):
                              "a" * (MAX_SEQUENCE - 100), "--max-tokens", 10 ** 6, "--temperature",
                              0).stdout
         self.assertGreater(len(text), MAX_SEQUENCE - 100)
+
+    def test_it_ends_where_nobody_reads_any_more(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        self.addCleanup(os.close, writer)
+        result = subprocess.run(
+            [Setup.crnet, "generate", fixture("straight-fp32"), "--prompt", PROMPT],
+            stdin=subprocess.DEVNULL, stdout=writer, stderr=subprocess.PIPE, timeout=120,
+            check=False)
+        self.assertEqual(result.returncode, -signal.SIGPIPE, result.stderr)
 
     def test_a_prompt_longer_than_the_models_positions_is_refused(self):
         self.refused(["generate", fixture("straight-fp32"), "--prompt", "word and " * MAX_SEQUENCE],

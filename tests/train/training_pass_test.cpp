@@ -120,14 +120,18 @@ TEST_P(TrainingPassOnAGpu, ARecordedPassGivesTheSameGradients) {
   }
 }
 
-TEST_P(TrainingPassOnAGpu, NothingWaitsForTheDevice) {
-  if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU that LibTorch can use";
-  OneProcess run(small_run(GetParam()), {torch::kCUDA, 0});
+void expect_pass_without_waiting(RecomputeStrategy strategy) {
+  OneProcess run(small_run(strategy), {torch::kCUDA, 0});
   for (int64_t step = 1; step <= 2; ++step) (void)run.step(step, 2);  // libraries start up
   Batch batch = random_batch(1);
   batch = {batch.inputs.pin_memory(), batch.targets.pin_memory()};
   const NoWaiting no_waiting;
   EXPECT_NO_THROW((void)run.state.pass.run(batch, /*reduce=*/true));
+}
+
+TEST_P(TrainingPassOnAGpu, NothingWaitsForTheDevice) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU that LibTorch can use";
+  expect_pass_without_waiting(GetParam());
 }
 
 TEST(NoWaitingOnAGpu, LibTorchThrowsExceptWhereItMayWait) {
@@ -145,10 +149,7 @@ TEST(NoWaitingOnAGpu, LibTorchThrowsExceptWhereItMayWait) {
 // It reads every β, and says so.
 TEST(TrainingPassOfAnInvertingPlanOnAGpu, MayWaitWhereItReadsScales) {
   if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU that LibTorch can use";
-  OneProcess run(small_run(RecomputeStrategy::kInverse), {torch::kCUDA, 0});
-  for (int64_t step = 1; step <= 2; ++step) (void)run.step(step, 2);
-  const NoWaiting no_waiting;
-  EXPECT_NO_THROW((void)run.state.pass.run(random_batch(1), /*reduce=*/true));
+  expect_pass_without_waiting(RecomputeStrategy::kInverse);
 }
 
 INSTANTIATE_TEST_SUITE_P(Strategies, TrainingPassOnAGpu,
