@@ -2,6 +2,7 @@
 #include <torch/version.h>
 
 #include <cstdio>
+#include <map>
 
 #include "cli/commands.h"
 #include "crnet/core/error.h"
@@ -57,9 +58,15 @@ void print_floor(const FloorReport& report) {
   row("  products", report.products,
       format("%ld, LibTorch's mm into memory that is there",
              static_cast<long>(report.num_products)));
-  row("  attention", report.attention,
-      format("%ld forward and backward, LibTorch's scaled_dot_product_attention",
-             static_cast<long>(report.num_attentions)));
+  const char* names[] = {"unfused", "fused"};
+  std::string attention =
+      format("%ld forward and backward, LibTorch's scaled_dot_product_attention, %s",
+             static_cast<long>(report.num_attentions), names[report.attention_is_fused]);
+  if (report.other_attention.median > 0) {
+    attention +=
+        format(" (%s: %.1f)", names[!report.attention_is_fused], report.other_attention.median);
+  }
+  row("  attention", report.attention, attention);
   std::printf(
       "  %-14s %10.3f  [%.3f-%.3f]  step over floor, round by round; below 1: faster than "
       "LibTorch's alone\n",
@@ -87,14 +94,20 @@ void print_breakdown(const FloorReport& report) {
   if (report.breakdown.empty()) return;
   double step = 0;
   for (const auto& group : report.breakdown) step += group.milliseconds;
+  const std::map<std::string, double> floor = {{"matrix products", report.products.median},
+                                               {"attention", report.attention.median}};
   std::printf("\nWhere a step's time goes, profiled over %ld steps: %s\n",
               static_cast<long>(report.profiled_steps),
               report.runtime.device.is_cpu() ? "each operator without those that it calls"
                                              : "the device's kernels");
-  std::printf("  %-54s %8s %6s %8s\n", "", "ms", "%", "calls");
+  std::printf("  %-54s %8s %6s %8s %8s\n", "", "ms", "%", "calls", "floor");
   for (const auto& group : report.breakdown) {
-    std::printf("  %-54s %8.1f %6.1f\n", group.name.c_str(), group.milliseconds,
+    std::printf("  %-54s %8.1f %6.1f", group.name.c_str(), group.milliseconds,
                 100 * group.milliseconds / step);
+    if (const auto in_floor = floor.find(group.name); in_floor != floor.end()) {
+      std::printf(" %17.1f", in_floor->second);
+    }
+    std::printf("\n");
     print_operators(group, step);
   }
   std::printf("  %-54s %8.1f %6.1f\n", "step", step, 100.0);

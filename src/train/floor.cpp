@@ -1,5 +1,8 @@
 #include "crnet/train/floor.h"
 
+#include <ATen/Context.h>
+#include <ATen/ops/_scaled_dot_product_attention_math.h>
+
 #include <algorithm>
 #include <map>
 #include <tuple>
@@ -24,6 +27,7 @@ using torch::Tensor;
 
 // The last one of them records, where steps are CUDA graphs.
 constexpr int64_t kWarmup = TrainingPass::kFirstPasses + 1, kProfiledSteps = 3;
+constexpr double kMostScores = 512.0 * (1 << 20);  // bytes of unfused attention's [B, H, T, T]
 
 Spread spread_of(const std::vector<double>& values) {
   const auto [least, most] = std::minmax_element(values.begin(), values.end());
@@ -45,13 +49,31 @@ class Floor {
     for (auto& product : products_) at::mm_out(product.out, product.left, product.right);
   }
 
-  void run_attention() const {
-    const torch::AutoGradMode graph(true);
-    for (const auto& call : attentions_) {
-      const Tensor out = at::scaled_dot_product_attention(call.q, call.k, call.v, /*attn_mask=*/{},
-                                                          /*dropout_p=*/0.0, /*is_causal=*/true);
-      torch::autograd::grad({out}, {call.q, call.k, call.v}, {call.gradient});
-    }
+  void run_fused_attention() const {
+    run_attention([](const Attention& call) {
+      return at::scaled_dot_product_attention(call.q, call.k, call.v, /*attn_mask=*/{},
+                                              /*dropout_p=*/0.0, /*is_causal=*/true);
+    });
+  }
+
+  // LibTorch makes it of fp32 products, unless it is told that bf16 will do.
+  void run_unfused_attention() const {
+    auto& settings = at::globalContext();
+    const bool before = settings.allowFP16BF16ReductionMathSDP();
+    settings.setAllowFP16BF16ReductionMathSDP(true);
+    run_attention([](const Attention& call) {
+      return std::get<0>(at::_scaled_dot_product_attention_math(call.q, call.k, call.v,
+                                                                /*attn_mask=*/{},
+                                                                /*dropout_p=*/0.0,
+                                                                /*is_causal=*/true));
+    });
+    settings.setAllowFP16BF16ReductionMathSDP(before);
+  }
+
+  [[nodiscard]] bool has_unfused_attention() const {
+    const Tensor& q = attentions_.front().q;  // [B, H, T, D]
+    return q.device().is_cpu() && static_cast<double>(q.size(0) * q.size(1) * q.size(2) *
+                                                      q.size(2) * q.element_size()) <= kMostScores;
   }
 
  private:
@@ -62,6 +84,14 @@ class Floor {
     Tensor q, k, v, gradient;  // [B, H, T, D]
   };
   enum class Role { kLeft, kRight, kOut };
+
+  template <typename Forward>
+  void run_attention(const Forward& forward) const {
+    const torch::AutoGradMode graph(true);
+    for (const auto& call : attentions_) {
+      torch::autograd::grad({forward(call)}, {call.q, call.k, call.v}, {call.gradient});
+    }
+  }
 
   Tensor matrix(Role role, int64_t rows, int64_t columns, bool transposed) {
     if (transposed) return matrix(role, columns, rows, false).t();
@@ -95,21 +125,30 @@ class Floor {
 
 void measure_rounds(RandomTraining& training, Floor& floor, torch::Device device, int64_t rounds,
                     FloorReport& report) {
-  std::vector<double> step, products, attention, both, ratio;
+  std::vector<double> step, products, fused, unfused, both, ratio;
   for (int64_t round = -kWarmup; round < rounds; ++round) {
     const double whole = milliseconds(device, [&] { training.step(); });
     const double in_products = milliseconds(device, [&] { floor.run_products(); });
-    const double in_attention = milliseconds(device, [&] { floor.run_attention(); });
+    const double in_fused = milliseconds(device, [&] { floor.run_fused_attention(); });
+    const double in_unfused = floor.has_unfused_attention()
+                                  ? milliseconds(device, [&] { floor.run_unfused_attention(); })
+                                  : 0;
     if (round < 0) continue;
     step.push_back(whole);
     products.push_back(in_products);
-    attention.push_back(in_attention);
-    both.push_back(in_products + in_attention);
-    ratio.push_back(whole / (in_products + in_attention));
+    fused.push_back(in_fused);
+    unfused.push_back(in_unfused);
+  }
+  report.attention_is_fused = !floor.has_unfused_attention() || median(fused) <= median(unfused);
+  const auto& attention = report.attention_is_fused ? fused : unfused;
+  for (size_t i = 0; i < step.size(); ++i) {
+    both.push_back(products[i] + attention[i]);
+    ratio.push_back(step[i] / both[i]);
   }
   report.step = spread_of(step);
   report.products = spread_of(products);
   report.attention = spread_of(attention);
+  report.other_attention = spread_of(report.attention_is_fused ? unfused : fused);
   report.floor = spread_of(both);
   report.ratio = spread_of(ratio);
 }

@@ -6,7 +6,7 @@ from harness import SOURCE, CliTest, fixture
 NUMBER = r"(\d+\.\d+)"
 ROW = re.compile(rf"^ +(step|floor|products|attention|floor ratio) +{NUMBER} +\[{NUMBER}-{NUMBER}\]",
                  re.MULTILINE)
-GROUP = re.compile(rf"^  (\S.*?) +{NUMBER} +{NUMBER}$", re.MULTILINE)
+GROUP = re.compile(rf"^  (\S.*?) +{NUMBER} +{NUMBER}(?: +{NUMBER})?$", re.MULTILINE)
 GROUPS = {"matrix products", "attention", "softmax and loss", "fused operators",
           "allocation and filling", "pointwise and sums", "optimizer", "other"}
 
@@ -21,10 +21,14 @@ class Floor(CliTest):
         self.assertEqual(set(rows), {"step", "floor", "products", "attention", "floor ratio"})
         for name, (median, least, most) in rows.items():
             self.assertTrue(0 <= least <= median <= most, name)
-        groups = {name: (float(time), float(share)) for name, time, share in GROUP.findall(text)}
+        groups = {name: (float(time), floor) for name, time, _, floor in GROUP.findall(text)}
         self.assertLessEqual(GROUPS, set(groups))
         step, _ = groups.pop("step")
         self.assertAlmostEqual(sum(time for time, _ in groups.values()), step, delta=0.5)
+        floors = {name: float(floor) for name, (_, floor) in groups.items() if floor}
+        self.assertEqual(floors, {"matrix products": rows["products"][0],
+                                  "attention": rows["attention"][0]})
+        self.assertRegex(text, r"(?m)^ +attention .*(unfused \(fused|fused \(unfused): \d+\.\d\)$")
         self.assertRegex(text, r"(?m)^    aten::mm .*\d$")
         self.assertEqual(list(self.scratch.iterdir()), [])
 

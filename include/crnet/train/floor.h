@@ -44,7 +44,9 @@ struct FloorReport {
   double peak_flops = 0;       ///< of large matrix products a second, as measure_peak_flops()
   Spread step;                 ///< forward and backward pass, clipping, AdamW
   Spread products;             ///< the floor's part in products
-  Spread attention;            ///< and in attention
+  Spread attention;            ///< and in attention, by the faster of LibTorch's two
+  bool attention_is_fused;     ///< which of them that is
+  Spread other_attention;      ///< the slower one; 0 where it was not timed
   Spread floor;                ///< both
   Spread ratio;                ///< step over floor, round by round
   int64_t profiled_steps = 0;  ///< steps that `breakdown` is the mean of
@@ -59,7 +61,9 @@ struct FloorReport {
 /// LibTorch's mm into memory that is there, and causal attention forward and backward by LibTorch's
 /// scaled_dot_product_attention, in the shapes, layouts and dtype of the step (but in fp32 for bf16
 /// on x86 without AVX-512, where LibTorch multiplies bf16 number by number; and gradients of
-/// weights in that dtype, which a GPU sums up in fp32). Operands of one shape share memory, so the
+/// weights in that dtype, which a GPU sums up in fp32). Attention is LibTorch's fused one or, on a
+/// CPU, its composition of products and a softmax in that dtype, whichever has the lower median
+/// (the latter only where its scores fit into 512 MiB). Operands of one shape share memory, so the
 /// floor finds them in the caches more often than a step can. data.path is not looked at. Needs the
 /// memory of a training step, and of each product once.
 ///
