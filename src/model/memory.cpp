@@ -4,6 +4,7 @@
 
 #include "crnet/ops/linear_cross_entropy.h"
 #include "crnet/ops/matrix_product.h"
+#include "ops/library_attention.h"
 #include "ops/product.h"
 
 namespace crnet {
@@ -13,6 +14,12 @@ constexpr int64_t kFp32 = 4;
 
 int64_t out(const ModelConfig& config, Projection p) {
   return config.out_features(p);
+}
+
+// Whether rope makes rotated queries and keys again for attention's backward pass.
+bool rotates_again(const ModelConfig& config, const StepShape& shape) {
+  return remakes_rotated(shape.on_cpu, shape.bf16 ? torch::kBFloat16 : torch::kFloat32,
+                         config.head_size());
 }
 
 // On a GPU keys and values are spread over the query heads where those are grouped.
@@ -27,8 +34,9 @@ int64_t kept_products(const ModelConfig& config) {
 }
 
 // Elements per token of the compute dtype that the graph of a block keeps, apart from low-rank
-// products and from what the block above reads. Norms, sums, SwiGLU's result and, on a CPU, rotated
-// queries and keys are made again from these.
+// products and from what the block above reads. Norms, sums, SwiGLU's result and, where rope does
+// so, rotated queries and keys are made again from these. `spread`: keys and values are kept for
+// every query head.
 int64_t block_elements(const ModelConfig& config, bool spread) {
   const int64_t C = config.hidden_size, F = config.ffn_size, kv = out(config, Projection::kK);
   // The residual stream below, and what attention adds to it; gate and up; attention's queries,
@@ -37,10 +45,10 @@ int64_t block_elements(const ModelConfig& config, bool spread) {
 }
 
 // The raw outputs that the block above reads, apart from those counted already: o, gate and up
-// always, v where it is not spread, q and k on a CPU.
-int64_t read_above_elements(const ModelConfig& config, bool on_cpu, bool spread) {
+// always, v where it is not spread, q and k where they are rotated again.
+int64_t read_above_elements(const ModelConfig& config, bool rotates_again, bool spread) {
   const int64_t C = config.hidden_size, kv = out(config, Projection::kK);
-  return C + (on_cpu ? 0 : C + kv) + (spread ? kv : 0);
+  return C + (rotates_again ? 0 : C + kv) + (spread ? kv : 0);
 }
 
 int64_t low_rank_elements(const ModelConfig& config, int64_t layer) {
@@ -65,7 +73,9 @@ class StepMemory {
         shape_(shape),
         state_(state),
         plan_(shape.recompute.blocks),
-        spread_(spreads_keys(config, shape)),
+        rotates_again_(rotates_again(config, shape)),
+        spreads_(spreads_keys(config, shape)),
+        keeps_spread_(spreads_ && !rotates_again_),
         size_(shape.bf16 ? 2 : kFp32),
         tokens_(shape.batch * shape.sequence_length),
         casts_weights_(casts_weights(shape)) {
@@ -81,12 +91,13 @@ class StepMemory {
     // CoLA keeps X A on both sides of its nonlinearity.
     const int64_t sides = config_.architecture == Architecture::kCoLA ? 2 : 1;
     const auto block = static_cast<int64_t>(layer);
-    return size_ * (block_elements(config_, spread_) + sides * low_rank_elements(config_, block)) +
+    return size_ * (block_elements(config_, keeps_spread_) +
+                    sides * low_rank_elements(config_, block)) +
            kFp32 * (2 + config_.num_heads);  // both norms, attention's log-sum-exp
   }
   [[nodiscard]] int64_t read_above(size_t layer) const {
     return layer + 1 < plan_.size() && outputs_ > 0
-               ? size_ * read_above_elements(config_, shape_.on_cpu, spread_)
+               ? size_ * read_above_elements(config_, rotates_again_, keeps_spread_)
                : 0;
   }
   [[nodiscard]] ActivationCounts kept(size_t layer) const;
@@ -115,7 +126,7 @@ class StepMemory {
   const StepShape& shape_;
   const StateMemory& state_;
   std::vector<BlockPlan> plan_;
-  bool spread_;
+  bool rotates_again_, spreads_, keeps_spread_;
   int64_t size_, tokens_;
   bool casts_weights_;
   int64_t outputs_ = 0;  // Y of the seven projections of a block
@@ -164,16 +175,16 @@ int64_t StepMemory::in_backward(size_t layer) const {
   const bool gives_down = layer > 0 && outputs_ > 0;
   const int64_t above = layer + 1 < plan_.size() ? outputs_ : 0;
   // Beside the graph, Y of q and k where that holds them rotated.
-  const int64_t raw = shape_.on_cpu ? 0 : C + kv;
+  const int64_t raw = rotates_again_ ? 0 : C + kv;
   // Y of down on both sides of its inversion.
   const int64_t inverted_in_mlp = inverts_below(layer) ? size_ * (raw + 2 * C) : 0;
   // Below, Y of o, down, gate and up.
   const int64_t inverted_by_attention = inverts_below(layer) ? size_ * (raw + 2 * C + 2 * F) : 0;
   const int64_t mlp = size_ * (3 * F + (gives_down ? C : 0)) + inverted_in_mlp;
-  // The gradients of q, k, v and of their result, and q and k rotated again. Gate, up and what
-  // attention added are gone by then.
-  const int64_t rotated = shape_.on_cpu ? C + kv : 0;
-  const int64_t attention = size_ * ((spread_ ? 4 * C : 2 * C + 2 * kv) + rotated) +
+  // The gradients of q, k, v and of their result, and what is made again of q, k and v. Gate, up
+  // and what attention added are gone by then.
+  const int64_t again = (rotates_again_ ? C + kv : 0) + (spreads_ && !keeps_spread_ ? 2 * C : 0);
+  const int64_t attention = size_ * ((spreads_ ? 4 * C : 2 * C + 2 * kv) + again) +
                             (gives_down ? size_ * (2 * C + 2 * F) : 0) + inverted_by_attention -
                             size_ * (2 * F + kept_products(config_) + C);
   return above + size_ * 2 * C + std::max(mlp, attention);

@@ -1,13 +1,11 @@
 #include "crnet/ops/attention.h"
 
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
-#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
-
 #include <cmath>
 #include <sstream>
 
 #include "crnet/core/error.h"
 #include "ops/cpu_attention.h"
+#include "ops/library_attention.h"
 #include "ops/remade.h"
 
 namespace crnet {
@@ -23,47 +21,19 @@ Tensor causal_mask(int64_t queries, int64_t keys, torch::Device device) {
       .tril(keys - queries);
 }
 
-// [B, H, T, D] → [B, T, H·D]
-Tensor merge_heads(const Tensor& t) {
-  return t.transpose(1, 2).flatten(2);
-}
-
-// [B, T, H·D] → [B, H, T, D]
-Tensor split_heads(const Tensor& t, int64_t heads) {
-  return t.unflatten(2, {heads, -1}).transpose(1, 2);
-}
-
-// LibTorch's flash attention, for what crnet's kernels do not take.
-AttentionProducts flash_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
-  const auto [out, log_sum_exp] = at::_scaled_dot_product_flash_attention_for_cpu(
-      q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), /*dropout_p=*/0.0,
-      /*is_causal=*/true);
-  return {merge_heads(out), log_sum_exp};
-}
-
-cpu::AttentionGradients flash_attention_backward(const Tensor& gradient, const Tensor& q,
-                                                 const Tensor& k, const Tensor& v,
-                                                 const AttentionProducts& products) {
-  const int64_t heads = q.size(2);
-  const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-      split_heads(gradient, heads), q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2),
-      split_heads(products.out, heads), products.log_sum_exp, /*dropout_p=*/0.0,
-      /*is_causal=*/true);
-  return {dq.transpose(1, 2), dk.transpose(1, 2), dv.transpose(1, 2)};
-}
-
-// Whole sequences on a CPU, so that the result and the log-sum-exp can be held. q [B, T, H, D]; k,
-// v [B, T, G, D].
-class WholeOnCpu : public torch::autograd::Function<WholeOnCpu> {
+// Whole sequences, by an attention whose two passes are called one by one, so that its products can
+// be held, and q and k made again. q [B, T, H, D]; k, v [B, T, G, D].
+class WholeAttention : public torch::autograd::Function<WholeAttention> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                         AttentionProducts* products) {
     if (!products->out.defined()) {
       *products =
-          cpu::takes_attention(q, k, v) ? cpu::attention(q, k, v) : flash_attention(q, k, v);
+          cpu::takes_attention(q, k, v) ? cpu::attention(q, k, v) : library_attention(q, k, v);
     }
-    ctx->save_for_backward(
-        {to_save(ctx, "q", q), to_save(ctx, "k", k), v, products->out, products->log_sum_exp});
+    ctx->save_for_backward({to_save(ctx, "q", q), to_save(ctx, "k", k), v, products->out,
+                            products->log_sum_exp, products->seed, products->offset});
+    ctx->saved_data["by_cudnn"] = products->by_cudnn;
     return products->out.variable_data();  // the result gets a graph, the held tensor none
   }
 
@@ -73,8 +43,10 @@ class WholeOnCpu : public torch::autograd::Function<WholeOnCpu> {
     const Tensor q = from_saved(ctx, "q", saved[0]), k = from_saved(ctx, "k", saved[1]);
     const Tensor& v = saved[2];
     const auto run =
-        cpu::takes_attention(q, k, v) ? cpu::attention_backward : flash_attention_backward;
-    const auto [dq, dk, dv] = run(grad_outputs[0], q, k, v, {saved[3], saved[4]});
+        cpu::takes_attention(q, k, v) ? cpu::attention_backward : library_attention_backward;
+    const auto [dq, dk, dv] =
+        run(grad_outputs[0], q, k, v,
+            {saved[3], saved[4], saved[5], saved[6], ctx->saved_data["by_cudnn"].toBool()});
     return {dq, dk, dv, Tensor()};
   }
 };
@@ -96,16 +68,14 @@ Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   const bool whole = queries == keys;
   AttentionProducts unheld;
   if (products == nullptr) products = &unheld;
-  if (whole && cpu::takes_attention(q, k, v)) return WholeOnCpu::apply(q, k, v, products);
-  // LibTorch's CPU kernel has no grouped heads of its own, and its fallback is the slow
-  // composition.
-  const Tensor wide_k = groups == 1 ? k : k.repeat_interleave(groups, 2);
-  const Tensor wide_v = groups == 1 ? v : v.repeat_interleave(groups, 2);
-  if (whole && q.device().is_cpu()) return WholeOnCpu::apply(q, wide_k, wide_v, products);
+  if (whole && library_takes_attention(q, k, v)) return WholeAttention::apply(q, k, v, products);
   std::optional<Tensor> mask;
   if (!whole && queries > 1) mask = causal_mask(queries, keys, q.device());
+  // LibTorch's CPU kernel has no grouped heads of its own, and its fallback is the slow
+  // composition.
   const Tensor out = at::scaled_dot_product_attention(
-      q.transpose(1, 2), wide_k.transpose(1, 2), wide_v.transpose(1, 2), mask, /*dropout_p=*/0.0,
+      q.transpose(1, 2), widen_heads(k, groups).transpose(1, 2),
+      widen_heads(v, groups).transpose(1, 2), mask, /*dropout_p=*/0.0,
       /*is_causal=*/whole);  // [B, H, T, D]
   return merge_heads(out);
 }

@@ -6,7 +6,13 @@
 
 #include "crnet/ops/attention.h"
 
-namespace crnet::cpu {
+namespace crnet {
+
+struct AttentionGradients {
+  torch::Tensor q, k, v;
+};
+
+namespace cpu {
 
 /// True where the kernels can work on these tensors: on the CPU, fp32 or bf16, all of one dtype.
 bool takes_attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v);
@@ -14,12 +20,10 @@ bool takes_attention(const torch::Tensor& q, const torch::Tensor& k, const torch
 /// q [B, T, H, D], k and v [B, T, G, D], of any strides.
 AttentionProducts attention(const torch::Tensor& q, const torch::Tensor& k, const torch::Tensor& v);
 
-struct AttentionGradients {
-  torch::Tensor q, k, v;
-};
 /// `gradient` [B, T, H·D] is that of the result. Bit by bit the same for any number of threads.
 AttentionGradients attention_backward(const torch::Tensor& gradient, const torch::Tensor& q,
                                       const torch::Tensor& k, const torch::Tensor& v,
                                       const AttentionProducts& products);
 
-}  // namespace crnet::cpu
+}  // namespace cpu
+}  // namespace crnet

@@ -7,6 +7,7 @@
 #include "ops/carried_gradient.h"
 #include "ops/cpu/dispatch.h"
 #include "ops/cuda/dispatch.h"
+#include "ops/library_attention.h"
 #include "ops/parallel.h"
 #include "ops/remade.h"
 
@@ -88,8 +89,7 @@ class FusedRope : public torch::autograd::Function<FusedRope> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cosine,
                         const Tensor& sine) {
     RECORD_USER_SCOPE("crnet::rope");
-    // LibTorch's attention on a GPU keeps what it reads, whatever is offered.
-    const bool offers = x.device().is_cpu();
+    const bool offers = remakes_rotated(x.device().is_cpu(), x.scalar_type(), 2 * cosine.size(1));
     ctx->save_for_backward({cosine, sine, offers ? x : Tensor()});
     if (offers) offer_output(ctx, [ctx] { return remake(ctx); });
     ctx->saved_data["sizes"] = x.sizes().vec();

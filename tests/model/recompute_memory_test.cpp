@@ -111,12 +111,16 @@ TEST(RecomputeMemoryOnAGpu, AStrategyKeepsWhatItsPlanSays) {
   config.hidden_size = 256;
   config.ffn_size = 688;
   config.max_sequence_length = 256;
-  for (const auto kind : {RecomputeStrategy::kNone, RecomputeStrategy::kFull,
-                          RecomputeStrategy::kInverse, RecomputeStrategy::kReplay}) {
+  RecomputeConfig keeps_attention = strategy(RecomputeStrategy::kReplay);
+  keeps_attention.keep_attention = true;
+  for (const RecomputeConfig& recompute :
+       {strategy(RecomputeStrategy::kNone), strategy(RecomputeStrategy::kFull),
+        strategy(RecomputeStrategy::kInverse), strategy(RecomputeStrategy::kReplay),
+        keeps_attention}) {
     const StepShape step{.batch = 8,
                          .sequence_length = 256,
                          .bf16 = true,
-                         .recompute = make_plan(strategy(kind), config),
+                         .recompute = make_plan(recompute, config),
                          .on_cpu = false};
     CausalLM model(config, torch::Device(torch::kCUDA, 0));
     initialize(*model, 1);
@@ -133,7 +137,8 @@ TEST(RecomputeMemoryOnAGpu, AStrategyKeepsWhatItsPlanSays) {
     const Tensor loss = model->loss(tokens, tokens);
     const auto kept = static_cast<double>(predicted.activations.total() + predicted.weight_copies +
                                           predicted.head_gradient);
-    EXPECT_NEAR(static_cast<double>(live() - before), kept, 0.02 * kept) << enum_name(kind);
+    EXPECT_NEAR(static_cast<double>(live() - before), kept, 0.02 * kept)
+        << enum_name(recompute.strategy) << ", attention kept: " << recompute.keep_attention;
   }
 }
 

@@ -198,23 +198,31 @@ TEST(Attention, TheNumberOfThreadsDoesNotChangeABit) {
   }
 }
 
+void expect_held_products_give_the_same_bits(torch::Device device, torch::ScalarType dtype) {
+  const auto inputs = testing::to_device(random_inputs(2, 50, 4, 2, 8, dtype), device);
+  const auto dy = torch::randn({2, 50, 32}).to(dtype).to(device);
+  AttentionProducts products;
+  const auto with = [&](const Tensors& t) { return causal_attention(t[0], t[1], t[2], &products); };
+  const auto first = evaluate(with, inputs, dy);
+  ASSERT_EQ(products.out.sizes(), first.value.sizes());
+  ASSERT_EQ(products.log_sum_exp.numel(), 2 * 4 * 50);
+  const auto again = evaluate(with, inputs, dy);
+  EXPECT_EQ(again.value.data_ptr(), products.out.data_ptr());
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_TRUE(torch::equal(again.gradients[i], first.gradients[i])) << i;
+  }
+}
+
 TEST(Attention, HeldProductsGiveTheSameBits) {
   for (const auto dtype : {torch::kFloat32, torch::kBFloat16, torch::kFloat64}) {
-    const auto inputs = random_inputs(2, 50, 4, 2, 8, dtype);
-    const auto dy = torch::randn({2, 50, 32}).to(dtype);
-    AttentionProducts products;
-    const auto with = [&](const Tensors& t) {
-      return causal_attention(t[0], t[1], t[2], &products);
-    };
-    const auto first = evaluate(with, inputs, dy);
-    ASSERT_EQ(products.out.sizes(), first.value.sizes());
-    ASSERT_EQ(products.log_sum_exp.sizes(), (std::vector<int64_t>{2, 4, 50}));
-    const auto again = evaluate(with, inputs, dy);
-    EXPECT_EQ(again.value.data_ptr(), products.out.data_ptr());
-    for (size_t i = 0; i < 3; ++i) {
-      EXPECT_TRUE(torch::equal(again.gradients[i], first.gradients[i])) << i;
-    }
+    SCOPED_TRACE(dtype);
+    expect_held_products_give_the_same_bits(torch::kCPU, dtype);
   }
+}
+
+TEST(AttentionOnAGpu, HeldProductsGiveTheSameBits) {
+  if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU that LibTorch can use";
+  expect_held_products_give_the_same_bits(torch::Device(torch::kCUDA, 0), torch::kBFloat16);
 }
 
 TEST(Attention, WrongShapesAreNamed) {

@@ -17,8 +17,8 @@ struct StepShape {
   RecomputePlan recompute = {};  ///< no blocks: everything is kept
   bool accumulates = false;      ///< gradients of a former micro-batch are there
   bool on_cpu = true;            ///< on this machine's CPU, where grouped keys and values are not
-                                 ///< spread out, q and k are rotated again, chunks of logits are
-                                 ///< smaller, and products may round weights to bf16 themselves
+                                 ///< spread out, q and k are rotated again in fp32 too, chunks of
+                                 ///< logits are smaller, and products may round weights to bf16
 };
 
 /// Whether bf16 copies of the blocks' weights are made: products by crnet's own kernels round the

@@ -9,18 +9,22 @@ namespace crnet {
 struct AttentionProducts {
   torch::Tensor out;          ///< [B, T, H·D], the result
   torch::Tensor log_sum_exp;  ///< [B, H, T], fp32 at least: of each query's scores
+  /// On a GPU: whose kernels made them (else flash attention's), and their state of a random
+  /// generator, which nothing reads without dropout.
+  torch::Tensor seed = {}, offset = {};
+  bool by_cudnn = false;
 };
 
 /// softmax(q kᵀ / √D) v, each query seeing the keys up to its own position; the last query stands
 /// at the last key. q [B, T, H, D]; k and v [B, S, G, D] with S ≥ T and H a multiple of G
 /// (grouped-query attention: query head h reads key head h / (H/G)). Result [B, T, H·D]. Flash
 /// attention: whole sequences in fp32 or bf16 on a CPU by crnet's own kernels, with sums in fp32,
-/// of the same bits for any number of threads; all else by LibTorch's. On a CPU rotated q and k are
-/// not kept for the backward pass: rope makes them again.
+/// of the same bits for any number of threads; all else by LibTorch's. On a CPU, and in bf16
+/// on a GPU, rotated q and k are not kept for the backward pass: rope makes them again.
 ///
 /// Where `products` is given and defined, it is believed and attention is not run; where it is
-/// undefined, what was computed is left there, without a graph. On CUDA, and where S > T, it is not
-/// looked at.
+/// undefined, what was computed is left there, without a graph. In fp32 on a GPU, and where S > T,
+/// it is not looked at.
 torch::Tensor causal_attention(const torch::Tensor& q, const torch::Tensor& k,
                                const torch::Tensor& v, AttentionProducts* products = nullptr);
 

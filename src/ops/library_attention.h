@@ -1,0 +1,28 @@
+// Causal attention of whole sequences by LibTorch's fused attentions, called for one pass at a time
+// so that what the backward pass needs can be held, or made again. Shapes as in cpu_attention.h.
+#pragma once
+
+#include "ops/cpu_attention.h"
+
+namespace crnet {
+
+/// Whether attention asks rope for q and k again in its backward pass rather than keep them: on a
+/// CPU, and on a GPU in bf16 with heads of a multiple of 8, which LibTorch's fused attentions take.
+bool remakes_rotated(bool on_cpu, torch::ScalarType dtype, int64_t head_size);
+
+/// True on a CPU; on a GPU where LibTorch would choose cuDNN's or flash attention itself.
+bool library_takes_attention(const torch::Tensor& q, const torch::Tensor& k,
+                             const torch::Tensor& v);
+
+AttentionProducts library_attention(const torch::Tensor& q, const torch::Tensor& k,
+                                    const torch::Tensor& v);
+AttentionGradients library_attention_backward(const torch::Tensor& gradient, const torch::Tensor& q,
+                                              const torch::Tensor& k, const torch::Tensor& v,
+                                              const AttentionProducts& products);
+
+/// k or v for every query head: [B, T, G, D] → [B, T, G·groups, D].
+torch::Tensor widen_heads(const torch::Tensor& t, int64_t groups);
+/// [B, H, T, D] → [B, T, H·D]
+torch::Tensor merge_heads(const torch::Tensor& t);
+
+}  // namespace crnet
