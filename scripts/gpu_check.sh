@@ -3,25 +3,32 @@
 # and the machine's own PyTorch, runs the tests that a GPU concerns, trains briefly on the GPU and
 # on the CPU, compares, and times training steps. Needs no network and no root.
 #
-# Usage: scripts/gpu_check.sh [--python SIZE] [STAGE_DIR]
+# Usage: scripts/gpu_check.sh [--python SIZE | --debug] [STAGE_DIR]
 #   --python SIZE  in place of tests and operators, sets training steps of that size (350m, 1b or
-#                  7b) beside PyTorch from Python (eager and torch.compile), with CUDA graphs and
-#                  without, CR-Net beside LLaMA, and a step beside its floor; of 7b CR-Net without
-#                  graphs and torch.compile alone
+#                  7b) beside PyTorch from Python (eager, torch.compile with CUDA graphs and
+#                  without, of LLaMA transformers where it is installed), with CUDA graphs and
+#                  without, CR-Net beside LLaMA, and a step beside its floor; of 7b CR-Net and
+#                  torch.compile without graphs
+#   --debug        in place of that, builds the tests of operators and training passes with
+#                  assertions, where a pass that waits for the GPU is an error, and runs them
 #   STAGE_DIR      what `scripts/setup.sh --stage STAGE_DIR` made elsewhere (default: stage; without
 #                  one, the system's own packages)
 #
 # Needs a GPU of 80 GB (with --python 1b or 7b of 140), CMake, Ninja, a C++ compiler, nvcc, and
 # Python 3 with PyTorch built for CUDA (CRNET_PYTHON names the interpreter; default python3). Builds
-# in build-gpu. Leaves gpu_report.md (gpu_python_SIZE.md), gpu_logs.tar.gz (all output) and, without
-# --python, trace.json.gz (three training steps) in $OUT, or in build-gpu where OUT is not set.
+# in build-gpu (build-gpu-debug). Leaves gpu_report.md (gpu_python_SIZE.md, gpu_debug.md),
+# gpu_logs.tar.gz (all output) and, without an option, trace.json.gz (three training steps) in $OUT,
+# or in the build's folder where OUT is not set.
 # Exit status: 0 all well, 1 a part failed, 3 there is no GPU.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-python_size=
-if [[ ${1:-} == --python ]]; then
+python_size='' debug=
+if [[ ${1:-} == --debug ]]; then
+  debug=1
+  shift
+elif [[ ${1:-} == --python ]]; then
   python_size=${2:-}
   [[ $python_size =~ ^(350m|1b|7b)$ ]] ||
     die "[--python] expected 350m, 1b or 7b, got '$python_size'"
@@ -38,10 +45,11 @@ fi
 
 (($# <= 1)) || die "expected one folder at most, got $*"
 stage=$(realpath -m "${1:-$CRNET_ROOT/stage}")
-readonly BUILD=$CRNET_ROOT/build-gpu
+readonly BUILD=$CRNET_ROOT/build-gpu${debug:+-debug}
 RESULTS=$(realpath -m "${OUT:-$BUILD}")
 readonly RESULTS
-readonly REPORT=$RESULTS/gpu_${python_size:+python_}${python_size:-report}.md
+name=${python_size:+python_$python_size}${debug:+debug}
+readonly REPORT=$RESULTS/gpu_${name:-report}.md
 readonly PYTHON=${CRNET_PYTHON:-python3}
 readonly DEADLINE=520  # seconds from the start
 # Greatest relative difference between the losses of the first fp32 steps on the GPU and on the CPU.
@@ -50,7 +58,8 @@ readonly DEADLINE=520  # seconds from the start
 # mantissa is two bits longer than bf16's, should make a quarter of bf16's.
 readonly LIMIT=1e-3
 readonly STEPS=20
-readonly TESTS='^(ops|model|recompute)[.]|^dist[.]ShardedUnitTest$|^train[.](AdamWUpdate|TrainingPass.*)$'
+readonly PASS_TESTS='^train[.](AdamWUpdate|NoWaiting.*|TrainingPass.*)$'
+readonly TESTS="^(ops|model|recompute)[.]|^dist[.]ShardedUnitTest\$|$PASS_TESTS"
 readonly LONG_CPU_TESTS='^model[.]RecomputeMemory$'
 # Without it LibTorch takes cuDNN's attention in bf16 on compute capability 9.0, which makes a plan
 # for every length: in generating text, for every token.
@@ -110,16 +119,18 @@ write_head() {
 configure() {
   local prefix=$torch/share/cmake
   if [[ -d $stage ]]; then prefix="$stage;$prefix"; fi
-  part configure 60 cmake -S . -B "$BUILD" -G Ninja -DCMAKE_BUILD_TYPE=Release \
-    -DCMAKE_PREFIX_PATH="$prefix" -DCRNET_PYTHON="$(command -v "$PYTHON")" -DCRNET_CUDA=ON
+  part configure 60 cmake -S . -B "$BUILD" -G Ninja \
+    -DCMAKE_BUILD_TYPE="$([[ $debug ]] && echo Debug || echo Release)" \
+    -DCMAKE_CXX_FLAGS_DEBUG='-O1 -g1' -DCMAKE_PREFIX_PATH="$prefix" \
+    -DCRNET_PYTHON="$(command -v "$PYTHON")" -DCRNET_CUDA=ON
 }
 
-# Two threads for each of six processes: more of them would wait for each other.
+# run_tests REGEX: two threads for each of six processes; more of them would wait for each other.
 run_tests() {
   local log=$BUILD/Testing/Temporary/LastTest.log skipped
   rm -f "$log"*
   part test 150 env OMP_NUM_THREADS=2 ctest --test-dir "$BUILD" --output-on-failure --timeout 90 \
-    -j 6 -R "$TESTS" -E "$LONG_CPU_TESTS" || true
+    -j 6 -R "$1" -E "$LONG_CPU_TESTS" || true
   # Of a run that was cut off, the log's name goes on.
   skipped=$(cat "$log"* 2>/dev/null | grep -cE '^(no GPU|built without CUDA kernels)' || true)
   if ((skipped > 0)); then  # ctest has them among those that passed
@@ -176,6 +187,7 @@ bench_recompute() {
 configure_and_build() {
   local targets=()
   if [[ $python_size ]]; then targets=(--target crnet_cli crnet_bench_train_step_cuda); fi
+  if [[ $debug ]]; then targets=(--target crnet_ops_tests crnet_train_tests); fi
   configure || return 1
   report "- CUDA kernels: $(cached "$BUILD" CRNET_CUDA_KERNELS)"
   part build 260 cmake --build "$BUILD" "${targets[@]}" || return 1
@@ -190,10 +202,11 @@ compare_python() {
     --length 1024 --rounds 7 --steps-per-turn 3 --warmup 4 "$@"
 }
 
-# What is cheap comes first. All contenders of a part are in the GPU's memory at once; of 7b each is
-# alone, with 53 GB of weights, gradients and moments (LLaMA's would be 107).
+# What is cheap comes first. All contenders of a part are in the GPU's memory at once: of 1b, 20 to 31
+# GiB each, eager ones have parts of their own; of 7b each is alone, with 53 GB of weights, gradients
+# and moments (LLaMA's would be 107).
 compare_with_python() {
-  local size=$1 batch=16 floor_batch=8 peers=eager,compile llama_peers=compile
+  local size=$1 batch=16 floor_batch=8 peers=compile,graphs transformers=
   local ours=(--ours "$BUILD/benchmarks/crnet_bench_train_step_cuda")
   if [[ $size != 350m ]]; then batch=8; fi
   if [[ $size == 7b ]]; then floor_batch=4; fi
@@ -205,19 +218,21 @@ compare_with_python() {
     compare_python 7b-compile "$DEADLINE" crnet compile 7b "$batch" || true
     return
   fi
-  if "$PYTHON" -c 'import transformers' 2>/dev/null; then llama_peers+=,transformers; fi
+  if "$PYTHON" -c 'import transformers' 2>/dev/null; then transformers=,transformers; fi
+  compare_python "$size-eager" 60 crnet eager "$size" "$batch" "${ours[@]}" || true
+  compare_python "$size-llama-eager" 60 llama "eager$transformers" "$size" "$batch" "${ours[@]}" || true
   ours+=(--with-graphs)
   compare_python "$size-method" 60 crnet,llama '' "$size" "$batch" "${ours[@]}" || true
   compare_python "$size-crnet" $(((DEADLINE - SECONDS) / 2)) crnet "$peers" "$size" "$batch" \
     "${ours[@]}" || true
-  compare_python "$size-llama" "$DEADLINE" llama "$llama_peers" "$size" "$batch" "${ours[@]}" || true
+  compare_python "$size-llama" "$DEADLINE" llama "$peers" "$size" "$batch" "${ours[@]}" || true
 }
 
 check() {
   # Names the device and its rates; an error where LibTorch can use none.
   part device 40 "$BUILD/crnet" plan configs/models/crnet-1b.yaml --set train.device=cuda || true
   report "  ($(sed -n 's/^Recomputation, on //p' "$BUILD/device.log"))"
-  run_tests
+  run_tests "$TESTS"
   rm -rf "$BUILD/data"
   part prepare 30 "$BUILD/crnet" prepare --input docs README.md src include \
     --train-tokenizer 2000 --output "$BUILD/data" --validation-fraction 0.05 || return 1
@@ -264,6 +279,8 @@ write_head
 if configure_and_build; then
   if [[ $python_size ]]; then
     compare_with_python "$python_size"
+  elif [[ $debug ]]; then
+    run_tests "^ops[.]|$PASS_TESTS"
   else
     check || true
     write_comparison || failed+=(comparison)
@@ -274,7 +291,7 @@ for name in operators recompute-1b recompute-7b; do
     report '' "## $name" '' "$(cat "$BUILD/$name.log")" ''
   fi
 done
-for name in {350m,1b,7b}-{method,crnet,llama,compile}; do
+for name in {350m,1b,7b}-{method,crnet,llama,compile,eager,llama-eager}; do
   if ! has_failed "$name" && [[ -s $BUILD/$name.log ]]; then  # from the table on
     report '' "## $name" '' "$(sed -n '/^Training step/,$p' "$BUILD/$name.log")" ''
   fi

@@ -3,6 +3,8 @@
 #
 # Usage: scripts/performance.sh TABLE
 #   python-60m, python-130m, python-350m  training steps beside PyTorch's from Python
+#   python-others                         and beside further peers: 60M compiled with max-autotune,
+#                                         LLaMA 130M eager and by transformers
 #   memory                                the same of 130M and 350M within a budget of memory
 #   floor                                 steps beside their floor, and where their time goes
 #   growth, operators, products, attention
@@ -53,6 +55,13 @@ beside_python() {
   esac
 }
 
+beside_others() {
+  build crnet_bench_train_step
+  compare '' --archs crnet,llama --precisions "$PRECISIONS" --peers compile,autotune --rounds 3
+  compare '' --size 130m --archs llama --precisions "$PRECISIONS" \
+    --peers compile,eager,transformers --quick
+}
+
 within_budget() {
   build crnet_bench_train_step
   local size
@@ -66,7 +75,7 @@ beside_floor() {
   build
   local model precision
   for precision in ${PRECISIONS//,/ }; do
-    for model in crnet-60m llama-60m crnet-130m crnet-350m; do
+    for model in {crnet,llama}-{60m,130m,350m}; do
       "$BUILD/crnet" bench "$CRNET_ROOT/configs/models/$model.yaml" --floor --rounds 5 \
         --set "train.precision=$precision" --set train.threads=2 --set train.micro_batch=8 \
         --set data.sequence_length=256
@@ -83,6 +92,7 @@ benchmark() {
 case $1 in
   --help | -h) print_usage "$0" ;;
   python-60m | python-130m | python-350m) beside_python "${1#python-}" ;;
+  python-others) beside_others ;;
   memory) within_budget ;;
   floor) beside_floor ;;
   growth) benchmark growth --set train.precision=fp32 --rounds 3 ;;

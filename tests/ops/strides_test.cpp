@@ -62,6 +62,10 @@ TEST(Strides, DoNotMatterToAnyOperator) {
       "RMSNorm", [](const Tensors& t) { return rms_norm(t[0], t[1], 1e-5); }, {{3, 5, 33}, {33}});
   expect_strides_do_not_matter("SwiGLU", [](const Tensors& t) { return swiglu(t[0], t[1]); },
                                {{3, 5, 33}, {3, 5, 33}});
+  expect_strides_do_not_matter(
+      "SwiGLU and its product",
+      [](const Tensors& t) { return swiglu_product(t[0], t[1], t[2], WeightLayout::kInOut); },
+      {{2, 40, 33}, {2, 40, 33}, {33, 9}});
   expect_strides_do_not_matter("residual sum and RMSNorm",
                                [](const Tensors& t) {
                                  const auto both = residual_rms_norm(t[0], t[1], t[2], 1e-5);
