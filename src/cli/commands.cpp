@@ -1,5 +1,6 @@
 #include "cli/commands.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <optional>
@@ -98,9 +99,23 @@ std::string problem_of(cxxopts::Options& options, std::span<char*> argv,
   }
   if (dynamic_cast<const cxxopts::exceptions::no_such_option*>(&error) != nullptr) {
     const std::string nearest = is_letter ? "" : nearest_match(quoted, option_names(options));
-    return "unknown option " + word + (nearest.empty() ? "" : "; did you mean --" + nearest + "?");
+    if (!nearest.empty()) return "unknown option " + word + "; did you mean --" + nearest + "?";
+    const auto names = option_names(options);
+    const bool sets = std::find(names.begin(), names.end(), "set") != names.end();
+    return "unknown option " + word + (sets ? "; what a recipe has is set by --set key=value" : "");
   }
   return "";
+}
+
+// An argument that nothing takes.
+std::string surplus_argument(const std::string& surplus, std::span<char*> argv) {
+  for (size_t i = 1; i + 2 < argv.size(); ++i) {
+    const std::string option = argv[i], key = argv[i + 1];
+    if (option == "--set" && argv[i + 2] == surplus && key.find('=') == std::string::npos) {
+      return "--set: expected " + key + "=" + surplus + ", got " + key + " " + surplus;
+    }
+  }
+  return "expected no further argument, got " + surplus;
 }
 
 }  // namespace
@@ -126,8 +141,10 @@ cxxopts::ParseResult parse_arguments(cxxopts::Options& options, int argc, char**
   try {
     auto parsed = options.parse(argc, argv);
     if (!parsed.unmatched().empty()) {
-      throw UsageError("[" + command + "] expected no further argument, got " +
-                       parsed.unmatched().front() + "; see crnet " + command + " --help");
+      throw UsageError(
+          "[" + command + "] " +
+          surplus_argument(parsed.unmatched().front(), {argv, static_cast<size_t>(argc)}) +
+          "; see crnet " + command + " --help");
     }
     return parsed;
   } catch (const cxxopts::exceptions::exception& error) {

@@ -54,6 +54,7 @@ ResidualNorm RMSNormImpl::after_sum(const Tensor& x, const Tensor& delta) {
 AttentionImpl::AttentionImpl(const ModelConfig& config, int64_t layer, torch::Device device)
     : num_kv_heads_(config.kv_heads()),
       head_size_(config.head_size()),
+      is_read_above_(config.architecture == Architecture::kCRNet && layer + 1 < config.num_layers),
       q_proj_(add_projection(*this, "q_proj", config, layer, Projection::kQ, device)),
       k_proj_(add_projection(*this, "k_proj", config, layer, Projection::kK, device)),
       v_proj_(add_projection(*this, "v_proj", config, layer, Projection::kV, device)),
@@ -65,8 +66,11 @@ Tensor AttentionImpl::forward(const Tensor& x, const BlockState& below, const Ro
   const auto projected =  // [B, T, H·D], [B, T, G·D], [B, T, G·D]
       project_up({q_proj_.get(), k_proj_.get(), v_proj_.get()}, Projection::kQ, x, below, above);
   const int64_t offset = cache != nullptr && cache->keys.defined() ? cache->keys.size(1) : 0;
-  const Tensor q = rope(projected[0], rotary.cosine, rotary.sine, offset);  // [B, T, H, D]
-  Tensor k = rope(projected[1], rotary.cosine, rotary.sine, offset);        // [B, T, G, D]
+  const auto rotated = [&](const Tensor& y) {
+    return rope(y, rotary.cosine, rotary.sine, offset, is_read_above_);
+  };
+  const Tensor q = rotated(projected[0]);  // [B, T, H, D]
+  Tensor k = rotated(projected[1]);        // [B, T, G, D]
   Tensor v = projected[2].view({B, T, num_kv_heads_, head_size_});
   if (cache != nullptr) {
     k = cache->keys = append(cache->keys, k);

@@ -16,12 +16,6 @@ int64_t out(const ModelConfig& config, Projection p) {
   return config.out_features(p);
 }
 
-// Whether rope makes rotated queries and keys again for attention's backward pass.
-bool rotates_again(const ModelConfig& config, const StepShape& shape) {
-  return remakes_rotated(shape.on_cpu, shape.bf16 ? torch::kBFloat16 : torch::kFloat32,
-                         config.head_size());
-}
-
 // On a GPU keys and values are spread over the query heads where those are grouped.
 bool spreads_keys(const ModelConfig& config, const StepShape& shape) {
   return !shape.on_cpu && config.kv_heads() != config.num_heads;
@@ -73,9 +67,10 @@ class StepMemory {
         shape_(shape),
         state_(state),
         plan_(shape.recompute.blocks),
-        rotates_again_(rotates_again(config, shape)),
+        can_hold_attention_(can_hold_attention(
+            shape.on_cpu, shape.bf16 ? torch::kBFloat16 : torch::kFloat32, config.head_size())),
         spreads_(spreads_keys(config, shape)),
-        keeps_spread_(spreads_ && !rotates_again_),
+        keeps_spread_(spreads_ && !can_hold_attention_),
         size_(shape.bf16 ? 2 : kFp32),
         tokens_(shape.batch * shape.sequence_length),
         casts_weights_(casts_weights(shape)) {
@@ -97,8 +92,12 @@ class StepMemory {
   }
   [[nodiscard]] int64_t read_above(size_t layer) const {
     return layer + 1 < plan_.size() && outputs_ > 0
-               ? size_ * read_above_elements(config_, rotates_again_, keeps_spread_)
+               ? size_ * read_above_elements(config_, rotates_again(layer), keeps_spread_)
                : 0;
+  }
+  // Whether rotated queries and keys are made again from outputs that the block above reads.
+  [[nodiscard]] bool rotates_again(size_t layer) const {
+    return can_hold_attention_ && outputs_ > 0 && layer + 1 < plan_.size();
   }
   [[nodiscard]] ActivationCounts kept(size_t layer) const;
   [[nodiscard]] int64_t rebuilt_outputs(size_t layer) const;
@@ -126,7 +125,8 @@ class StepMemory {
   const StepShape& shape_;
   const StateMemory& state_;
   std::vector<BlockPlan> plan_;
-  bool rotates_again_, spreads_, keeps_spread_;
+  bool can_hold_attention_;
+  bool spreads_, keeps_spread_;
   int64_t size_, tokens_;
   bool casts_weights_;
   int64_t outputs_ = 0;  // Y of the seven projections of a block
@@ -175,7 +175,7 @@ int64_t StepMemory::in_backward(size_t layer) const {
   const bool gives_down = layer > 0 && outputs_ > 0;
   const int64_t above = layer + 1 < plan_.size() ? outputs_ : 0;
   // Beside the graph, Y of q and k where that holds them rotated.
-  const int64_t raw = rotates_again_ ? 0 : C + kv;
+  const int64_t raw = rotates_again(layer) ? 0 : C + kv;
   // Y of down on both sides of its inversion.
   const int64_t inverted_in_mlp = inverts_below(layer) ? size_ * (raw + 2 * C) : 0;
   // Below, Y of o, down, gate and up.
@@ -183,7 +183,8 @@ int64_t StepMemory::in_backward(size_t layer) const {
   const int64_t mlp = size_ * (3 * F + (gives_down ? C : 0)) + inverted_in_mlp;
   // The gradients of q, k, v and of their result, and what is made again of q, k and v. Gate, up
   // and what attention added are gone by then.
-  const int64_t again = (rotates_again_ ? C + kv : 0) + (spreads_ && !keeps_spread_ ? 2 * C : 0);
+  const int64_t again =
+      (rotates_again(layer) ? C + kv : 0) + (spreads_ && !keeps_spread_ ? 2 * C : 0);
   const int64_t attention = size_ * ((spreads_ ? 4 * C : 2 * C + 2 * kv) + again) +
                             (gives_down ? size_ * (2 * C + 2 * F) : 0) + inverted_by_attention -
                             size_ * (2 * F + kept_products(config_) + C);

@@ -55,13 +55,14 @@ Tensor merge_heads(const Tensor& t) {
   return t.transpose(1, 2).flatten(2);
 }
 
-bool remakes_rotated(bool on_cpu, torch::ScalarType dtype, int64_t head_size) {
+bool can_hold_attention(bool on_cpu, torch::ScalarType dtype, int64_t head_size) {
   return on_cpu || (dtype == torch::kBFloat16 && head_size % 8 == 0);
 }
 
 bool library_takes_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
   if (q.device().is_cpu()) return true;
-  if (!q.is_cuda() || !remakes_rotated(/*on_cpu=*/false, q.scalar_type(), q.size(3))) return false;
+  if (!q.is_cuda() || !can_hold_attention(/*on_cpu=*/false, q.scalar_type(), q.size(3)))
+    return false;
   const at::SDPBackend choice = Inputs(q, k, v).choice();
   return choice == at::SDPBackend::cudnn_attention || choice == at::SDPBackend::flash_attention;
 }

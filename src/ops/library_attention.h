@@ -6,9 +6,10 @@
 
 namespace crnet {
 
-/// Whether attention asks rope for q and k again in its backward pass rather than keep them: on a
-/// CPU, and on a GPU in bf16 with heads of a multiple of 8, which LibTorch's fused attentions take.
-bool remakes_rotated(bool on_cpu, torch::ScalarType dtype, int64_t head_size);
+/// Whether causal_attention() of whole sequences can leave and take AttentionProducts, and asks
+/// rope for q and k again rather than keep them: on a CPU, and on a GPU in bf16 with heads of a
+/// multiple of 8, which LibTorch's fused attentions take (from compute capability 8.0 on).
+bool can_hold_attention(bool on_cpu, torch::ScalarType dtype, int64_t head_size);
 
 /// True on a CPU; on a GPU where LibTorch would choose cuDNN's or flash attention itself.
 bool library_takes_attention(const torch::Tensor& q, const torch::Tensor& k,

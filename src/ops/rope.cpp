@@ -87,9 +87,10 @@ Tensor by_heads(const Tensor& x, const Tensor& cosine) {
 class FusedRope : public torch::autograd::Function<FusedRope> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& cosine,
-                        const Tensor& sine) {
+                        const Tensor& sine, bool x_is_kept) {
     RECORD_USER_SCOPE("crnet::rope");
-    const bool offers = remakes_rotated(x.device().is_cpu(), x.scalar_type(), 2 * cosine.size(1));
+    const bool offers =
+        x_is_kept && can_hold_attention(x.device().is_cpu(), x.scalar_type(), 2 * cosine.size(1));
     ctx->save_for_backward({cosine, sine, offers ? x : Tensor()});
     if (offers) offer_output(ctx, [ctx] { return remake(ctx); });
     ctx->saved_data["sizes"] = x.sizes().vec();
@@ -109,7 +110,7 @@ class FusedRope : public torch::autograd::Function<FusedRope> {
     const auto open = dy.is_cuda() ? open_gradients({0}, dy) : std::vector<OpenGradient>();
     const Tensor dx = open.empty() ? rotate(dy, saved[0], saved[1], -1.0f)
                                    : rotate_back_carried(dy, saved[0], saved[1], open[0]);
-    return {dx.view(ctx->saved_data["sizes"].toIntVector()), Tensor(), Tensor()};
+    return {dx.view(ctx->saved_data["sizes"].toIntVector()), Tensor(), Tensor(), Tensor()};
   }
 };
 
@@ -127,7 +128,8 @@ RopeTable rope_table(int64_t length, int64_t head_size, double theta) {
   return {angle.cos().to(torch::kFloat32), angle.sin().to(torch::kFloat32)};
 }
 
-Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t offset) {
+Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t offset,
+            bool x_is_kept) {
   if (!fits(x, cosine) || cosine.sizes() != sine.sizes()) {
     std::ostringstream text;
     text << "[rope] expected x [B, T, H, D] or [B, T, H·D] and tables [positions, D/2], got "
@@ -141,7 +143,7 @@ Tensor rope(const Tensor& x, const Tensor& cosine, const Tensor& sine, int64_t o
   }
   const Tensor c = cosine.narrow(0, offset, length), s = sine.narrow(0, offset, length);
   const bool cpu_takes = cpu::takes(x) && cpu::takes(c, s) && c.scalar_type() == torch::kFloat32;
-  if (cpu_takes || cuda::takes_with_fp32(x, c, s)) return FusedRope::apply(x, c, s);
+  if (cpu_takes || cuda::takes_with_fp32(x, c, s)) return FusedRope::apply(x, c, s, x_is_kept);
   return plain::rope(x, cosine, sine, offset);
 }
 

@@ -24,7 +24,10 @@ torch::Tensor as_batch(const std::vector<int32_t>& tokens, torch::Device device)
 
 void check_generation(const ModelConfig& config, int64_t prompt_tokens,
                       const GenerateOptions& options) {
-  if (options.max_tokens < 1) throw UsageError("[generate] expected --max-tokens of at least 1");
+  if (options.max_tokens < 1) {
+    throw UsageError(format("[generate] expected --max-tokens of at least 1, got %ld",
+                            static_cast<long>(options.max_tokens)));
+  }
   if (!(options.temperature >= 0)) {
     throw UsageError(
         format("[generate] expected --temperature of at least 0, got %g", options.temperature));

@@ -8,6 +8,7 @@
 #include "crnet/core/format.h"
 #include "crnet/model/causal_lm.h"
 #include "crnet/train/planner.h"
+#include "ops/library_attention.h"
 
 namespace crnet {
 namespace {
@@ -40,11 +41,16 @@ std::optional<RecomputePlan> saved_plan(const std::optional<Checkpoint>& start,
   return plan_from_json(extra.at("recompute_plan"));
 }
 
-void refuse_kept_attention_on_cuda(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime) {
-  if (!loaded.config.recompute.keep_attention || runtime.device.is_cpu()) return;
-  throw UsageError(loaded.problem("recompute.keep_attention",
-                                  "expected false on a GPU, where attention's results are not kept "
-                                  "yet, got true"));
+void check_kept_attention(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime) {
+  if (!loaded.config.recompute.keep_attention ||
+      can_hold_attention(runtime.device.is_cpu(), runtime.compute_dtype,
+                         loaded.config.model.head_size())) {
+    return;
+  }
+  throw UsageError(
+      loaded.problem("recompute.keep_attention",
+                     "expected false on a GPU but in bf16, with heads of a multiple of "
+                     "8 numbers, got true"));
 }
 
 }  // namespace
@@ -53,7 +59,7 @@ RunPlan find_plan(const LoadedConfig<RunConfig>& loaded, const Runtime& runtime,
                   const Launch& launch, const std::optional<Checkpoint>& start,
                   const std::optional<RecomputePlan>& given) {
   const RunConfig& config = loaded.config;
-  refuse_kept_attention_on_cuda(loaded, runtime);
+  check_kept_attention(loaded, runtime);
   if (config.recompute.strategy != RecomputeStrategy::kAuto) {
     return {make_plan(config.recompute, config.model), ""};
   }

@@ -82,14 +82,14 @@ class StepTime {
   // c·Y_prev, then the sum with (X A) B; on a GPU Y_prev is read within the product.
   [[nodiscard]] double sum_bytes() const { return size_ * (shape_.on_cpu ? 4 : 1) * outputs_; }
   // Per token, in the backward pass. On a CPU about twice what forward does, and gradients of
-  // outputs are added up. On a GPU: norms and their results again, rotation, forward again and
-  // back, and SwiGLU with its result; where outputs go on, each with what is carried to it and
+  // outputs are added up. On a GPU: norms and their results again, rotation back and SwiGLU with
+  // its result; where outputs go on, rotation again, and each with what is carried to it and
   // Y_prev.
   [[nodiscard]] double backward_bytes() const {
     if (shape_.on_cpu) return 2 * forward_bytes() + size_ * 6 * outputs_;
     const auto C = static_cast<double>(config_.hidden_size),
                F = static_cast<double>(config_.ffn_size);
-    const double norms = 8 * C + 6 * C, rotation = 4 * C + 4 * C, swiglu = 6 * F;
+    const double norms = 8 * C + 6 * C, rotation = (outputs_ > 0 ? 8 : 4) * C, swiglu = 6 * F;
     const double carried =
         outputs_ > 0 ? 4 * C + 4 * F + 3 * 4 * C : 0;  // q, k, gate, up; v, o, down
     return size_ * (norms + rotation + swiglu + carried);

@@ -261,9 +261,9 @@ void TrainingRun::say_how_it_ended() const {
       summary_.skipped_steps == 0
           ? ""
           : format(" (%ld skipped)", static_cast<long>(summary_.skipped_steps));
-  log::info(format("done after %ld steps%s; checkpoint %s, curve %s",
-                   static_cast<long>(summary_.steps), skipped.c_str(), summary_.checkpoint.c_str(),
-                   folder_.picture().c_str()));
+  log::info(format("done after %ld step%s%s; checkpoint %s, curve %s",
+                   static_cast<long>(summary_.steps), summary_.steps == 1 ? "" : "s",
+                   skipped.c_str(), summary_.checkpoint.c_str(), folder_.picture().c_str()));
 }
 
 StepMetrics TrainingRun::one_step() {

@@ -59,6 +59,12 @@ class CommandLine(CliTest):
                 self.refused([command, option], f"{option.split('=')[0]}; did you mean {nearest}?")
         self.assertNotIn("did you mean", self.refused(["train", "-x"], "option -x").stderr)
 
+    def test_a_setting_in_another_form_names_the_right_one(self):
+        self.refused(["train", fixture("recipe.json"), "--steps", "50"],
+                     "unknown option --steps", "--set key=value")
+        self.refused(["train", fixture("recipe.json"), "--set", "train.steps", "50"],
+                     "--set: expected train.steps=50, got train.steps 50")
+
     def test_an_argument_too_many_is_named(self):
         for command in ("train", "verify-resume", "eval", "generate", "plan", "config"):
             with self.subTest(command):
@@ -81,7 +87,7 @@ class CommandLine(CliTest):
                 ([*evaluate, "--device", "gpu"], ["--device", "auto, cpu, cuda", "gpu"]),
                 ([*evaluate, "--precision", "fp16"], ["--precision", "bf16", "fp16"]),
                 ([*evaluate, "--threads", "-1"], ["--threads", "0 to 4096"]),
-                ([*generate, "--max-tokens", "0"], ["--max-tokens", "at least 1"]),
+                ([*generate, "--max-tokens", "0"], ["--max-tokens", "at least 1", "got 0"]),
                 ([*generate, "--temperature", "-1"], ["--temperature", "at least 0"]),
                 ([*generate, "--top-p", "0"], ["--top-p", "(0, 1]"]),
                 ([*generate, "--seed", "x"], ["--seed", "a whole number of at least 0, got x"]),

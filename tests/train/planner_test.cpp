@@ -123,7 +123,7 @@ TEST(Planner, InvertsOnlyWhereNothingExactFitsAndBetaAllowsIt) {
   EXPECT_THROW(static_cast<void>(choose_plan(growing, least)), UsageError);
 }
 
-TEST(Planner, OnAGpuAttentionIsNotCountedAsKept) {
+TEST(Planner, OnAGpuAttentionIsKeptInBf16Alone) {
   auto input = input_for("crnet-60m");
   const auto keeps_attention = [&] {
     const auto front = plan_front(input, 1000);
@@ -131,9 +131,13 @@ TEST(Planner, OnAGpuAttentionIsNotCountedAsKept) {
       return estimate.memory.activations.attention > 0;
     });
   };
-  EXPECT_TRUE(keeps_attention());
-  input.device = torch::kCUDA;
-  EXPECT_FALSE(keeps_attention());
+  for (const bool bf16 : {true, false}) {
+    input.bf16 = bf16;
+    input.device = torch::kCPU;
+    EXPECT_TRUE(keeps_attention());
+    input.device = torch::kCUDA;
+    EXPECT_EQ(keeps_attention(), bf16);
+  }
 }
 
 TEST(Planner, KeepsAttentionInAsManyBlocksAsFit) {

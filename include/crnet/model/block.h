@@ -48,6 +48,7 @@ class AttentionImpl : public torch::nn::Module {
 
  private:
   int64_t num_kv_heads_, head_size_;
+  bool is_read_above_;  // its outputs, by a block of CR-Net
   ProjectionLayerPtr q_proj_, k_proj_, v_proj_, o_proj_;
 };
 TORCH_MODULE(Attention);
