@@ -1,5 +1,7 @@
 // What attention does with one block of queries and one of keys. All of it stays in the cache; what
-// lies above the diagonal is passed over tile by tile. D head size, D̂ that in whole panels.
+// lies above the diagonal is passed over tile by tile. D head size, D̂ that in whole panels. Where
+// bf16 is multiplied in pairs, weights are rounded to it, and lie in pairs: of keys in a row, or of
+// rows for a product that adds up over queries.
 #pragma once
 
 #include <math.h>
@@ -98,27 +100,46 @@ class ScoreProduct {
   bool in_pairs_;
 };
 
-// y [rows, D̂] += weights [rows, keys] · panels [D̂ / kTileColumns, keys, kTileColumns]
-inline void add_product(const BlockPair& pair, const float* weights, const float* panels,
-                        float* y) {
+// How many numbers or pairs so many numbers are.
+template <class T>
+constexpr int64_t terms(int64_t count) {
+  return (count + TermsOf<T>::kDepth - 1) / TermsOf<T>::kDepth;
+}
+
+// x [rows, width] as panels that a product with weights adds up over the rows of.
+template <class T>
+void pack_rows(const T* x, int64_t stride, int64_t rows, int64_t width, float* panels) {
+  if constexpr (kInPairs<T>) {
+    pack_row_pairs(x, stride, rows, width, panels);
+  } else {
+    pack<T>(x, stride, rows, width, nullptr, panels);
+  }
+}
+
+// y [rows, D̂] += weights [rows, keys] · panels [D̂ / kTileColumns, terms of keys, kTileColumns]
+template <class T>
+void add_product(const BlockPair& pair, const float* weights, const float* panels, float* y) {
+  const int64_t steps = terms<T>(pair.keys);
   for (int64_t d = 0; d < pair.padded; d += kTileColumns) {
     for_each_tile(pair.rows, [&](int64_t row, int64_t rows) {
-      multiply_rows<Left::kRows>(rows, weights + row * pair.weight_stride, pair.weight_stride,
-                                 panels + d * pair.keys, pair.seen(row + rows - 1),
-                                 AddTo{y + row * pair.padded + d, pair.padded});
+      multiply_rows<Left::kRows, typename TermsOf<T>::Type>(
+          rows, weights + row * pair.weight_stride, pair.weight_stride, panels + d * steps,
+          terms<T>(pair.seen(row + rows - 1)), AddTo{y + row * pair.padded + d, pair.padded});
     });
   }
 }
 
-// y [keys, D̂] += weightsᵀ [keys, rows] · panels [D̂ / kTileColumns, rows, kTileColumns]
-inline void add_transposed_product(const BlockPair& pair, const float* weights, const float* panels,
-                                   float* y) {
+// y [keys, D̂] += weightsᵀ [keys, rows] · panels [D̂ / kTileColumns, terms of rows, kTileColumns]
+template <class T>
+void add_transposed_product(const BlockPair& pair, const float* weights, const float* panels,
+                            float* y) {
+  const int64_t steps = terms<T>(pair.rows), stride = TermsOf<T>::kDepth * pair.weight_stride;
   for (int64_t d = 0; d < pair.padded; d += kTileColumns) {
     for_each_tile(pair.keys, [&](int64_t key, int64_t keys) {
-      const int64_t row = smaller(pair.rows, pair.first_row(key));
-      multiply_rows<Left::kColumns>(keys, weights + row * pair.weight_stride + key,
-                                    pair.weight_stride, panels + d * pair.rows + row * kTileColumns,
-                                    pair.rows - row, AddTo{y + key * pair.padded + d, pair.padded});
+      const int64_t step = smaller(pair.rows, pair.first_row(key)) / TermsOf<T>::kDepth;
+      multiply_rows<Left::kColumns, typename TermsOf<T>::Type>(
+          keys, weights + step * stride + key, stride, panels + d * steps + step * kTileColumns,
+          steps - step, AddTo{y + key * pair.padded + d, pair.padded});
     });
   }
 }
@@ -144,19 +165,24 @@ struct RowState {
   float *maximum, *sum, *y;  // y [D̂]
 };
 
+// What weights are stored as in the place of scores.
+template <class T>
+using WeightOf = std::conditional_t<kInPairs<T>, T, float>;
+
 // One row of scores becomes weights, zeros behind those that are seen.
-inline void soften_row(float* scores, int64_t seen, int64_t end, const BlockPair& pair,
-                       RowState state) {
+template <class T>
+void soften_row(float* scores, int64_t seen, int64_t end, const BlockPair& pair, RowState state) {
+  auto* const weights = reinterpret_cast<WeightOf<T>*>(scores);
   const float unit = pair.scale * kLog2E;
   for (int64_t j = seen; j < end; ++j) scores[j] = -INFINITY;
   const float maximum = maximum_of(scores, end, *state.maximum), shift = maximum * unit;
   Vector sum = {};
   for (int64_t j = 0; j < end; j += kLanes) {
     const Vector weight = exp2_fast(load_as<Vector>(scores + j) * unit - shift);
-    store_vector(scores + j, weight);
+    store_vector(weights + j, weight);
     sum += weight;
   }
-  for (int64_t j = seen; j < end; ++j) scores[j] = 0;
+  for (int64_t j = seen; j < end; ++j) store(weights + j, 0.0f);
   const float factor = expf((*state.maximum - maximum) * pair.scale);
   *state.maximum = maximum;
   *state.sum = *state.sum * factor + sum_of(sum);
@@ -165,34 +191,71 @@ inline void soften_row(float* scores, int64_t seen, int64_t end, const BlockPair
 }
 
 // Scores become weights; `state` is of the first row.
-inline void soften(const BlockPair& pair, float* scores, RowState state) {
+template <class T>
+void soften(const BlockPair& pair, float* scores, RowState state) {
   for_each_tile(pair.rows, [&](int64_t row, int64_t rows) {
     const int64_t end = tile_end(pair, row, rows);
     if (end == 0) return;
     for (int64_t i = row; i < row + rows; ++i) {
-      soften_row(scores + i * pair.weight_stride, pair.seen(i), end, pair,
-                 {state.maximum + i, state.sum + i, state.y + i * pair.padded});
+      soften_row<T>(scores + i * pair.weight_stride, pair.seen(i), end, pair,
+                    {state.maximum + i, state.sum + i, state.y + i * pair.padded});
     }
   });
 }
 
-// p = e^(scores − log_sum_exp) in place of the scores, dp = p ⊙ (dp − delta); zeros behind what is
-// seen, as far as a transposed tile reads.
-inline void differentiate(const BlockPair& pair, float* scores, float* dp, const float* log_sum_exp,
-                          const float* delta) {
+// A row of scores that becomes p = e^(scores − log_sum_exp), and of dp that becomes p ⊙ (dp −
+// delta).
+struct GradientRow {
+  float *p, *ds;
+  float log_sum_exp, delta;
+
+  void differentiate(const BlockPair& pair, int64_t end, int64_t seen, int64_t zeros_end) const {
+    const float shift = log_sum_exp * kLog2E, unit = pair.scale * kLog2E;
+    for (int64_t j = 0; j < end; j += kLanes) {
+      const Vector weight = exp2_fast(load_as<Vector>(p + j) * unit - shift);
+      store_vector(p + j, weight);
+      store_vector(ds + j, weight * (load_as<Vector>(ds + j) - delta));
+    }
+    for (int64_t j = seen; j < zeros_end; ++j) p[j] = ds[j] = 0;
+  }
+};
+
+// Two rows, `second` numbers apart, rounded and in pairs in the place of the first; and each by
+// itself, `stride` apart, where `by_rows` is given. Without a second one (0) the first stands in
+// its place: whatever it is multiplied by is 0.
+inline void pair_rows(float* first, int64_t second, int64_t count, bfloat16* by_rows,
+                      int64_t stride) {
+  for (int64_t j = 0; j < count; j += kLanes) {
+    const auto a = round_to_halves(load_as<Vector>(first + j));
+    const auto b = round_to_halves(load_as<Vector>(first + second + j));
+    store_vector(first + j, pair_up(widen<Vector>(a), widen<Vector>(b)));
+    if (by_rows == nullptr) continue;
+    memcpy(by_rows + j, &a, sizeof a);
+    if (second != 0) memcpy(by_rows + stride + j, &b, sizeof b);
+  }
+}
+
+// The same of all rows; zeros behind what is seen, as far as a transposed tile reads. Where T is
+// multiplied in pairs, pairs of rows of p and ds stand in the place of the first of the two, and ds
+// by rows in `ds_rows`, in the first half of rows as long as those; else `ds_rows` is not written.
+template <class T>
+void differentiate(const BlockPair& pair, float* scores, float* dp, const float* log_sum_exp,
+                   const float* delta, T* ds_rows) {
+  const int64_t stride = pair.weight_stride;
   for_each_tile(pair.rows, [&](int64_t row, int64_t rows) {
     const int64_t end = tile_end(pair, row, rows);
     const int64_t read = smaller(pair.keys, pair.seen(row + rows - 1) + kTileRows);
+    const int64_t zeros_end = round_up(larger(end, read), kLanes);
     for (int64_t i = row; i < row + rows; ++i) {
-      float* const p = scores + i * pair.weight_stride;
-      float* const ds = dp + i * pair.weight_stride;
-      const float shift = log_sum_exp[i] * kLog2E, mean = delta[i], unit = pair.scale * kLog2E;
-      for (int64_t j = 0; j < end; j += kLanes) {
-        const Vector weight = exp2_fast(load_as<Vector>(p + j) * unit - shift);
-        store_vector(p + j, weight);
-        store_vector(ds + j, weight * (load_as<Vector>(ds + j) - mean));
+      GradientRow{scores + i * stride, dp + i * stride, log_sum_exp[i], delta[i]}.differentiate(
+          pair, end, pair.seen(i), kInPairs<T> ? zeros_end : larger(end, read));
+    }
+    if constexpr (kInPairs<T>) {
+      for (int64_t i = row; i < row + rows; i += 2) {
+        const int64_t second = i + 1 < row + rows ? stride : 0;
+        pair_rows(scores + i * stride, second, zeros_end, nullptr, 0);
+        pair_rows(dp + i * stride, second, zeros_end, ds_rows + 2 * i * stride, 2 * stride);
       }
-      for (int64_t j = pair.seen(i); j < larger(end, read); ++j) p[j] = ds[j] = 0;
     }
   });
 }

@@ -123,14 +123,14 @@ void forward(const AttentionForward<T>& task, Positions queries, float* memory) 
   for (int64_t key = 0; key < queries.end; key += kKeyBlock) {
     const int64_t keys = smaller(kKeyBlock, task.sizes.length - key);
     product.pack_right(at(task.k, key, 0), task.k.row, keys, s.k);
-    pack<T>(at(task.v, key, 0), task.v.row, keys, size, nullptr, s.v);
+    pack_rows<T>(at(task.v, key, 0), task.v.row, keys, size, s.v);
     walk.for_each_pair(key, keys, [&](const BlockPair& pair, int64_t head) {
       const int64_t row = walk.row(head, pair.query);
       const T* const q = at(task.q, pair.query, head);
       if (!product.in_pairs()) pack<T>(q, task.q.row, pair.rows, size, s.q, nullptr);
       product.multiply(pair, q, task.q.row, s.q, s.k, s.scores);
-      soften(pair, s.scores, {s.maximum + row, s.sum + row, s.y + row * padded});
-      add_product(pair, s.scores, s.v, s.y + row * padded);
+      soften<T>(pair, s.scores, {s.maximum + row, s.sum + row, s.y + row * padded});
+      add_product<T>(pair, s.scores, s.v, s.y + row * padded);
     });
   }
 
@@ -145,7 +145,7 @@ void forward(const AttentionForward<T>& task, Positions queries, float* memory) 
 struct BackwardScratch {
   float *q, *q_panels, *dout, *dout_panels, *delta;  // of a block of queries
   float *k, *k_transposed, *v_transposed, *dk, *dv;  // of a block of keys: panels; [keys, D̂]
-  float *weights, *dweights;                         // [rows, weight_stride]
+  float *weights, *dweights, *dweight_rows;          // [rows, weight_stride]
   float* dq;                                         // of all queries: [n, T, D̂]
   BackwardScratch(const BlockSizes& blocks, int64_t queries, Scratch& scratch)
       : q(scratch.take(blocks.queries * blocks.padded)),
@@ -160,6 +160,7 @@ struct BackwardScratch {
         dv(scratch.take(blocks.keys * blocks.padded)),
         weights(scratch.take(blocks.queries * blocks.weight_stride)),
         dweights(scratch.take(blocks.queries * blocks.weight_stride)),
+        dweight_rows(scratch.take(blocks.queries * blocks.weight_stride)),
         dq(scratch.take(queries * blocks.padded)) {}
 };
 
@@ -198,19 +199,21 @@ class Backward {
     const T* const k = at(task_.k, key, 0);
     product_.pack_right(k, task_.k.row, keys, s_.k_transposed);
     product_.pack_right(at(task_.v, key, 0), task_.v.row, keys, s_.v_transposed);
-    if (wants_dq()) pack<T>(k, task_.k.row, keys, size(), nullptr, s_.k);
+    if (wants_dq()) pack_rows<T>(k, task_.k.row, keys, size(), s_.k);
     clear(s_.dk, keys * padded());
     clear(s_.dv, keys * padded());
   }
 
   void load_queries(const BlockPair& pair, int64_t head) {
+    const T* const q = at(task_.q, pair.query, head);
     const T* const out = at(task_.out, pair.query, head);
     const T* const dout = at(task_.dout, pair.query, head);
-    const bool packs_rows = !product_.in_pairs();
-    pack<T>(at(task_.q, pair.query, head), task_.q.row, pair.rows, size(),
-            packs_rows ? s_.q : nullptr, s_.q_panels);
-    pack<T>(dout, task_.dout.row, pair.rows, size(), packs_rows ? s_.dout : nullptr,
-            s_.dout_panels);
+    pack_rows<T>(q, task_.q.row, pair.rows, size(), s_.q_panels);
+    pack_rows<T>(dout, task_.dout.row, pair.rows, size(), s_.dout_panels);
+    if (!product_.in_pairs()) {
+      pack<T>(q, task_.q.row, pair.rows, size(), s_.q, nullptr);
+      pack<T>(dout, task_.dout.row, pair.rows, size(), s_.dout, nullptr);
+    }
     for (int64_t i = 0; i < pair.rows; ++i) {
       s_.delta[i] = dot(dout + i * task_.dout.row, out + i * task_.out.row, size());
     }
@@ -222,13 +225,15 @@ class Backward {
     product_.multiply(pair, at(task_.dout, pair.query, head), task_.dout.row, s_.dout,
                       s_.v_transposed, s_.dweights);
     differentiate(pair, s_.weights, s_.dweights,
-                  task_.log_sum_exp + head * task_.sizes.length + pair.query, s_.delta);
+                  task_.log_sum_exp + head * task_.sizes.length + pair.query, s_.delta,
+                  reinterpret_cast<T*>(s_.dweight_rows));
     if (wants_dkv()) {
-      add_transposed_product(pair, s_.weights, s_.dout_panels, s_.dv);
-      add_transposed_product(pair, s_.dweights, s_.q_panels, s_.dk);
+      add_transposed_product<T>(pair, s_.weights, s_.dout_panels, s_.dv);
+      add_transposed_product<T>(pair, s_.dweights, s_.q_panels, s_.dk);
     }
     if (wants_dq()) {
-      add_product(pair, s_.dweights, s_.k, s_.dq + walk_.row(head, pair.query) * padded());
+      add_product<T>(pair, kInPairs<T> ? s_.dweight_rows : s_.dweights, s_.k,
+                     s_.dq + walk_.row(head, pair.query) * padded());
     }
   }
 

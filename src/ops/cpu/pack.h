@@ -33,6 +33,23 @@ void pack(const T* x, int64_t stride, int64_t rows, int64_t width, float* wide, 
   }
 }
 
+// x [rows, width] in bf16 as panels of pairs of rows [padded / kTileColumns, ⌈rows / 2⌉,
+// kTileColumns]; zeros behind an odd last row.
+inline void pack_row_pairs(const bfloat16* x, int64_t stride, int64_t rows, int64_t width,
+                           float* panels) {
+  const int64_t padded = round_up(width, kTileColumns), pairs = (rows + 1) / 2;
+  for (int64_t i = 0; i < pairs; ++i) {
+    const bfloat16* const first = x + 2 * i * stride;
+    const bool has_second = 2 * i + 1 < rows;
+    for (int64_t d = 0; d < padded; d += kLanes) {
+      const Vector a = load_part<Vector>(first + d, width - d);
+      const Vector b = has_second ? load_part<Vector>(first + stride + d, width - d) : Vector{};
+      const int64_t panel = d / kTileColumns * pairs * kTileColumns;
+      store_vector(panels + panel + i * kTileColumns + d % kTileColumns, pair_up(a, b));
+    }
+  }
+}
+
 template <class V, class Half, size_t... kLane>
 inline V join(Half a, Half b, std::index_sequence<kLane...>) {
   return __builtin_shufflevector(a, b, kLane...);
