@@ -26,7 +26,7 @@ train() {
   local run=$RUNS/$2-$3
   rm -rf "$run"
   mkdir -p "$RUNS"
-  (cd "$1" && build/release/crnet train configs/recipes/quickstart.yaml --set "train.steps=$steps" \
+  ("$1/build/release/crnet" train "$CRNET_ROOT/configs/recipes/quickstart.yaml" --set "train.steps=$steps" \
     --set train.eval_every=0 --set "train.run_dir=$run" --set "data.path=$DATA" \
     --set train.micro_batch=2 --set train.global_batch_tokens=512 --set optimizer.lr=3e-4 \
     --set train.threads=1 --set train.device=cpu --set "train.precision=$3" >"$run.log" 2>&1) ||
@@ -34,7 +34,10 @@ train() {
 }
 
 tree=$CRNET_ROOT/build/commits/$commit
-if [[ ! -d $tree ]]; then git worktree add --quiet --detach "$tree" "$commit"; fi
+if [[ ! -x $tree/scripts/build.sh ]]; then
+  rm -rf "$tree" && git worktree prune
+  git worktree add --quiet --detach "$tree" "$commit"
+fi
 say "Building $commit"
 "$tree/scripts/build.sh" crnet_cli
 "$CRNET_ROOT/scripts/build.sh" crnet_cli
@@ -43,8 +46,11 @@ for precision in fp32:1e-5 bf16:2e-3; do
   limit=${precision#*:} precision=${precision%:*}
   say "Training $steps steps in $precision, by $commit and by this tree"
   train "$tree" "$commit" "$precision" &
+  beside=$!
+  trap 'kill "$beside" 2>/dev/null || true' EXIT
   train "$CRNET_ROOT" tree "$precision"
-  wait $!
+  wait "$beside"
+  trap - EXIT
   python3 scripts/compare_runs.py --steps "$steps" --limit "$limit" \
     "$commit=$RUNS/$commit-$precision" "tree=$RUNS/tree-$precision" | grep -v '^| [0-9]' || status=1
 done

@@ -67,8 +67,7 @@ class StepMemory {
         shape_(shape),
         state_(state),
         plan_(shape.recompute.blocks),
-        can_hold_attention_(can_hold_attention(
-            shape.on_cpu, shape.bf16 ? torch::kBFloat16 : torch::kFloat32, config.head_size())),
+        can_hold_attention_(can_hold_attention(config, shape)),
         spreads_(spreads_keys(config, shape)),
         keeps_spread_(spreads_ && !can_hold_attention_),
         size_(shape.bf16 ? 2 : kFp32),
@@ -184,7 +183,7 @@ int64_t StepMemory::in_backward(size_t layer) const {
   // The gradients of q, k, v and of their result, and what is made again of q, k and v. Gate, up
   // and what attention added are gone by then.
   const int64_t again =
-      (rotates_again(layer) ? C + kv : 0) + (spreads_ && !keeps_spread_ ? 2 * C : 0);
+      (rotates_again(layer) ? C + kv : 0) + (spreads_ && !keeps_spread_ ? 2 * C + 2 * kv : 0);
   const int64_t attention = size_ * ((spreads_ ? 4 * C : 2 * C + 2 * kv) + again) +
                             (gives_down ? size_ * (2 * C + 2 * F) : 0) + inverted_by_attention -
                             size_ * (2 * F + kept_products(config_) + C);
@@ -298,6 +297,11 @@ MemoryCounts StepMemory::count() const {
 }
 
 }  // namespace
+
+bool can_hold_attention(const ModelConfig& config, const StepShape& shape) {
+  return can_hold_attention(shape.on_cpu, shape.bf16 ? torch::kBFloat16 : torch::kFloat32,
+                            config.head_size());
+}
 
 bool casts_weights(const StepShape& shape) {
   const int64_t rows = shape.batch * shape.sequence_length;

@@ -26,10 +26,10 @@ Tensor causal_mask(int64_t queries, int64_t keys, torch::Device device) {
 class WholeAttention : public torch::autograd::Function<WholeAttention> {
  public:
   static Tensor forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
-                        AttentionProducts* products) {
+                        at::SDPBackend choice, AttentionProducts* products) {
     if (!products->out.defined()) {
-      *products =
-          cpu::takes_attention(q, k, v) ? cpu::attention(q, k, v) : library_attention(q, k, v);
+      *products = cpu::takes_attention(q, k, v) ? cpu::attention(q, k, v)
+                                                : library_attention(q, k, v, choice);
     }
     ctx->save_for_backward({to_save(ctx, "q", q), to_save(ctx, "k", k), v, products->out,
                             products->log_sum_exp, products->seed, products->offset});
@@ -47,7 +47,7 @@ class WholeAttention : public torch::autograd::Function<WholeAttention> {
     const auto [dq, dk, dv] =
         run(grad_outputs[0], q, k, v,
             {saved[3], saved[4], saved[5], saved[6], ctx->saved_data["by_cudnn"].toBool()});
-    return {dq, dk, dv, Tensor()};
+    return {dq, dk, dv, Tensor(), Tensor()};
   }
 };
 
@@ -68,7 +68,8 @@ Tensor causal_attention(const Tensor& q, const Tensor& k, const Tensor& v,
   const bool whole = queries == keys;
   AttentionProducts unheld;
   if (products == nullptr) products = &unheld;
-  if (whole && library_takes_attention(q, k, v)) return WholeAttention::apply(q, k, v, products);
+  const auto choice = whole ? library_choice(q) : std::nullopt;
+  if (choice) return WholeAttention::apply(q, k, v, *choice, products);
   std::optional<Tensor> mask;
   if (!whole && queries > 1) mask = causal_mask(queries, keys, q.device());
   // LibTorch's CPU kernel has no grouped heads of its own, and its fallback is the slow

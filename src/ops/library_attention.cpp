@@ -1,6 +1,5 @@
 #include "ops/library_attention.h"
 
-#include <ATen/SDPBackend.h>
 #include <ATen/ops/_fused_sdp_choice.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention.h>
 #include <ATen/ops/_scaled_dot_product_cudnn_attention_backward.h>
@@ -27,11 +26,6 @@ struct Inputs {
     k = widen_heads(keys, groups).transpose(1, 2);
     v = widen_heads(values, groups).transpose(1, 2);
   }
-
-  [[nodiscard]] at::SDPBackend choice() const {
-    return static_cast<at::SDPBackend>(
-        at::_fused_sdp_choice(q, k, v, /*attn_mask=*/{}, kNoDropout, kIsCausal));
-  }
 };
 
 // [B, T, H·D] → [B, H, T, D]
@@ -56,25 +50,31 @@ Tensor merge_heads(const Tensor& t) {
 }
 
 bool can_hold_attention(bool on_cpu, torch::ScalarType dtype, int64_t head_size) {
-  return on_cpu || (dtype == torch::kBFloat16 && head_size % 8 == 0);
+  return on_cpu || (dtype == torch::kBFloat16 && head_size % 8 == 0 && head_size <= 128);
 }
 
-bool library_takes_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
-  if (q.device().is_cpu()) return true;
-  if (!q.is_cuda() || !can_hold_attention(/*on_cpu=*/false, q.scalar_type(), q.size(3)))
-    return false;
-  const at::SDPBackend choice = Inputs(q, k, v).choice();
-  return choice == at::SDPBackend::cudnn_attention || choice == at::SDPBackend::flash_attention;
+std::optional<at::SDPBackend> library_choice(const Tensor& q) {
+  if (q.device().is_cpu()) return at::SDPBackend::flash_attention;
+  if (!q.is_cuda() || !can_hold_attention(/*on_cpu=*/false, q.scalar_type(), q.size(3))) {
+    return std::nullopt;
+  }
+  const Tensor heads_first = q.transpose(1, 2);  // widened, k and v look the same
+  const auto choice = static_cast<at::SDPBackend>(at::_fused_sdp_choice(
+      heads_first, heads_first, heads_first, /*attn_mask=*/{}, kNoDropout, kIsCausal));
+  const bool is_taken =
+      choice == at::SDPBackend::cudnn_attention || choice == at::SDPBackend::flash_attention;
+  return is_taken ? std::optional(choice) : std::nullopt;
 }
 
-AttentionProducts library_attention(const Tensor& q, const Tensor& k, const Tensor& v) {
+AttentionProducts library_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                    at::SDPBackend choice) {
   const Inputs in(q, k, v);
   if (q.device().is_cpu()) {
     const auto [out, log_sum_exp] =
         at::_scaled_dot_product_flash_attention_for_cpu(in.q, in.k, in.v, kNoDropout, kIsCausal);
     return {.out = merge_heads(out), .log_sum_exp = log_sum_exp};
   }
-  const bool by_cudnn = in.choice() == at::SDPBackend::cudnn_attention;
+  const bool by_cudnn = choice == at::SDPBackend::cudnn_attention;
   const auto products =
       by_cudnn ? at::_scaled_dot_product_cudnn_attention(in.q, in.k, in.v, /*attn_bias=*/{},
                                                          /*compute_log_sumexp=*/true, kNoDropout,
@@ -92,7 +92,9 @@ AttentionGradients library_attention_backward(const Tensor& gradient, const Tens
                                               const AttentionProducts& products) {
   const Inputs in(q, k, v);
   const int64_t heads = q.size(2), length = q.size(1), groups = heads / k.size(2);
-  const Tensor out = split_heads(products.out, heads), d_out = split_heads(gradient, heads);
+  // Of one layout: cuDNN's plan for it does not look at the gradient's strides.
+  const Tensor out = split_heads(products.out, heads);
+  const Tensor d_out = split_heads(gradient.contiguous(), heads);
   const auto run = [&] {
     if (q.device().is_cpu()) {
       return at::_scaled_dot_product_flash_attention_for_cpu_backward(

@@ -34,6 +34,18 @@ Spread spread_of(const std::vector<double>& values) {
   return {median(values), *least, *most};
 }
 
+// While it lives LibTorch's unfused attention multiplies in bf16, if that is what it is given.
+class HalfProducts {
+ public:
+  HalfProducts() { at::globalContext().setAllowFP16BF16ReductionMathSDP(true); }
+  ~HalfProducts() { at::globalContext().setAllowFP16BF16ReductionMathSDP(before_); }
+  HalfProducts(const HalfProducts&) = delete;
+  HalfProducts& operator=(const HalfProducts&) = delete;
+
+ private:
+  bool before_ = at::globalContext().allowFP16BF16ReductionMathSDP();
+};
+
 // The products and attention calls of a step, in memory of their own.
 class Floor {
  public:
@@ -56,18 +68,14 @@ class Floor {
     });
   }
 
-  // LibTorch makes it of fp32 products, unless it is told that bf16 will do.
   void run_unfused_attention() const {
-    auto& settings = at::globalContext();
-    const bool before = settings.allowFP16BF16ReductionMathSDP();
-    settings.setAllowFP16BF16ReductionMathSDP(true);
+    const HalfProducts guard;
     run_attention([](const Attention& call) {
       return std::get<0>(at::_scaled_dot_product_attention_math(call.q, call.k, call.v,
                                                                 /*attn_mask=*/{},
                                                                 /*dropout_p=*/0.0,
                                                                 /*is_causal=*/true));
     });
-    settings.setAllowFP16BF16ReductionMathSDP(before);
   }
 
   [[nodiscard]] bool has_unfused_attention() const {

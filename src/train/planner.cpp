@@ -14,7 +14,6 @@
 #include "crnet/core/format.h"
 #include "crnet/model/causal_lm.h"
 #include "crnet/model/costs.h"
-#include "ops/library_attention.h"
 #include "train/parallel_state.h"
 #include "train/step_time.h"
 #include "train/tensor_memory.h"
@@ -118,10 +117,7 @@ void add_crnet_plans(const PlannerInput& input, const Rebuilt& rebuilt,
 std::vector<int64_t> attention_counts(const PlannerInput& input, int64_t rebuilt) {
   constexpr int64_t kParts = 8;
   std::vector<int64_t> counts = {0};
-  if (!can_hold_attention(input.device.is_cpu(), input.bf16 ? torch::kBFloat16 : torch::kFloat32,
-                          input.config.model.head_size())) {
-    return counts;
-  }
+  if (!can_hold_attention(input.config.model, step_shape(input, {}))) return counts;
   for (int64_t part = 1; part <= kParts; ++part) {
     const int64_t count = rebuilt * part / kParts;
     if (count > counts.back()) counts.push_back(count);

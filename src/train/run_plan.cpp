@@ -50,7 +50,7 @@ void check_kept_attention(const LoadedConfig<RunConfig>& loaded, const Runtime& 
   throw UsageError(
       loaded.problem("recompute.keep_attention",
                      "expected false on a GPU but in bf16, with heads of a multiple of "
-                     "8 numbers, got true"));
+                     "8 numbers up to 128, got true"));
 }
 
 }  // namespace

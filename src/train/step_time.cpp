@@ -89,10 +89,13 @@ class StepTime {
     if (shape_.on_cpu) return 2 * forward_bytes() + size_ * 6 * outputs_;
     const auto C = static_cast<double>(config_.hidden_size),
                F = static_cast<double>(config_.ffn_size);
-    const double norms = 8 * C + 6 * C, rotation = (outputs_ > 0 ? 8 : 4) * C, swiglu = 6 * F;
+    const double norms = 8 * C + 6 * C, rotation = (rotates_again() ? 8 : 4) * C, swiglu = 6 * F;
     const double carried =
         outputs_ > 0 ? 4 * C + 4 * F + 3 * 4 * C : 0;  // q, k, gate, up; v, o, down
     return size_ * (norms + rotation + swiglu + carried);
+  }
+  [[nodiscard]] bool rotates_again() const {
+    return outputs_ > 0 && can_hold_attention(config_, shape_);
   }
   // Logits: written, read for the maximum, the sum and the gradient, read twice by its products.
   [[nodiscard]] double head_bytes() const {

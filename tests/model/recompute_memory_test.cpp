@@ -99,47 +99,58 @@ void expect_peak_bytes(const ModelConfig& config, const RecomputeConfig& recompu
       << enum_name(recompute.strategy) << (bf16 ? " bf16" : " fp32");
 }
 
+// Bytes that LibTorch has handed out on the first GPU.
+int64_t live_on_gpu() {
+  return c10::getDeviceAllocator(torch::kCUDA)
+      ->getDeviceStats(0)
+      .allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)]
+      .current;
+}
+
+void expect_kept_bytes_on_gpu(const ModelConfig& config, const RecomputeConfig& recompute) {
+  const StepShape step{.batch = 8,
+                       .sequence_length = 256,
+                       .bf16 = true,
+                       .recompute = make_plan(recompute, config),
+                       .on_cpu = false};
+  CausalLM model(config, torch::Device(torch::kCUDA, 0));
+  initialize(*model, 1);
+  model->set_compute_dtype(torch::kBFloat16);
+  model->set_recompute(step.recompute);
+  const Tensor tokens = torch::randint(kVocab, {step.batch, step.sequence_length}).to(torch::kCUDA);
+  const MemoryCounts predicted = count_memory(config, step);
+  {
+    const torch::NoGradGuard no_grad;
+    model->loss(tokens, tokens);  // the first products get LibTorch's workspaces, which stay
+  }
+  const auto before = live_on_gpu();
+  const Tensor loss = model->loss(tokens, tokens);
+  const auto kept = static_cast<double>(predicted.activations.total() + predicted.weight_copies +
+                                        predicted.head_gradient);
+  EXPECT_NEAR(static_cast<double>(live_on_gpu() - before), kept, 0.02 * kept)
+      << enum_name(config.architecture) << ", " << config.kv_heads() << " heads of keys, "
+      << enum_name(recompute.strategy) << ", attention kept: " << recompute.keep_attention;
+}
+
 TEST(RecomputeMemoryOnAGpu, AStrategyKeepsWhatItsPlanSays) {
   if (!torch::cuda::is_available()) GTEST_SKIP() << "no GPU that LibTorch can use";
-  auto* const allocator = c10::getDeviceAllocator(torch::kCUDA);
-  const auto live = [&] {
-    return allocator->getDeviceStats(0)
-        .allocated_bytes[static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE)]
-        .current;
-  };
-  auto config = shape(Architecture::kCRNet, 9);
-  config.hidden_size = 256;
-  config.ffn_size = 688;
-  config.max_sequence_length = 256;
+  auto crnet = shape(Architecture::kCRNet, 9);
+  crnet.hidden_size = 256;
+  crnet.ffn_size = 688;
+  crnet.max_sequence_length = 256;
+  auto grouped = crnet, llama = crnet;
+  grouped.num_kv_heads = crnet.num_heads / 2;
+  llama.architecture = Architecture::kLlama;
   RecomputeConfig keeps_attention = strategy(RecomputeStrategy::kReplay);
   keeps_attention.keep_attention = true;
   for (const RecomputeConfig& recompute :
        {strategy(RecomputeStrategy::kNone), strategy(RecomputeStrategy::kFull),
         strategy(RecomputeStrategy::kInverse), strategy(RecomputeStrategy::kReplay),
         keeps_attention}) {
-    const StepShape step{.batch = 8,
-                         .sequence_length = 256,
-                         .bf16 = true,
-                         .recompute = make_plan(recompute, config),
-                         .on_cpu = false};
-    CausalLM model(config, torch::Device(torch::kCUDA, 0));
-    initialize(*model, 1);
-    model->set_compute_dtype(torch::kBFloat16);
-    model->set_recompute(step.recompute);
-    const Tensor tokens =
-        torch::randint(kVocab, {step.batch, step.sequence_length}).to(torch::kCUDA);
-    const MemoryCounts predicted = count_memory(config, step);
-    {
-      const torch::NoGradGuard no_grad;
-      model->loss(tokens, tokens);  // the first products get LibTorch's workspaces, which stay
-    }
-    const auto before = live();
-    const Tensor loss = model->loss(tokens, tokens);
-    const auto kept = static_cast<double>(predicted.activations.total() + predicted.weight_copies +
-                                          predicted.head_gradient);
-    EXPECT_NEAR(static_cast<double>(live() - before), kept, 0.02 * kept)
-        << enum_name(recompute.strategy) << ", attention kept: " << recompute.keep_attention;
+    expect_kept_bytes_on_gpu(crnet, recompute);
+    expect_kept_bytes_on_gpu(grouped, recompute);
   }
+  expect_kept_bytes_on_gpu(llama, strategy(RecomputeStrategy::kNone));
 }
 
 // Everything but the gradients is small, then so are they.

@@ -163,8 +163,11 @@ TEST(RecomputeDevices, AGpuWithDeterministicKernelsGivesTheSameBits) {
   } deterministic;
   auto model = shape(Architecture::kCRNet, 5);
   model.hidden_size = 64;  // heads of 16: what flash attention takes
-  for (const auto kind : {RecomputeStrategy::kFull, RecomputeStrategy::kReplay}) {
-    expect_bit_identical(model, strategy(kind), 32, torch::Device(torch::kCUDA, 0));
+  RecomputeConfig keeps_attention = strategy(RecomputeStrategy::kReplay);
+  keeps_attention.keep_attention = true;
+  for (const auto& recompute : {strategy(RecomputeStrategy::kFull),
+                                strategy(RecomputeStrategy::kReplay), keeps_attention}) {
+    expect_bit_identical(model, recompute, 32, torch::Device(torch::kCUDA, 0));
   }
 }
 

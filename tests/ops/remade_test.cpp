@@ -17,6 +17,7 @@
 #include "crnet/ops/swiglu.h"
 #include "gradcheck.h"
 #include "ops/library_attention.h"
+#include "ops/remade.h"
 
 namespace crnet {
 namespace {
@@ -159,6 +160,15 @@ TEST(Remade, SecondDerivativesAreAnError) {
     EXPECT_THROW(torch::autograd::grad({sum}, inputs, {}, std::nullopt, /*create_graph=*/true),
                  Error)
         << chain.name;
+  }
+}
+
+TEST(Remade, RopeOffersNothingUnlessItsInputIsKeptAnyway) {
+  const RopeTable table = rope_table(kT, kC / kHeads, 10000);
+  const Tensor x = leaf(torch::randn({kB, kT, kC}));
+  for (const bool x_is_kept : {false, true}) {
+    const Tensor y = rope(x, table.cosine, table.sine, /*offset=*/0, x_is_kept);
+    EXPECT_EQ(rope_output(y.grad_fn().get(), 0) != nullptr, x_is_kept);
   }
 }
 

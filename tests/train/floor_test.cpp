@@ -204,8 +204,8 @@ TEST(Floor, ReportsEverySideOfAStepOfAModelFile) {
     EXPECT_LE(report.ratio.least, report.ratio.median);
     EXPECT_LE(report.ratio.median, report.ratio.most);
     EXPECT_GT(report.ratio.least, 0);
-    EXPECT_LE(report.attention.median, report.other_attention.median);
-    EXPECT_GE(report.floor.least, report.products.least + report.attention.least);
+    EXPECT_GT(report.attention.median, 0);
+    EXPECT_GT(report.other_attention.median, report.attention.median);
     std::map<std::string, double> groups;
     for (const auto& group : report.breakdown) groups[group.name] = group.milliseconds;
     for (const char* name : {"matrix products", "attention", "fused operators", "optimizer"}) {

@@ -24,6 +24,9 @@ struct StepShape {
 /// Whether bf16 copies of the blocks' weights are made: products by crnet's own kernels round the
 /// weights as they pack them.
 bool casts_weights(const StepShape& shape);
+/// Whether attention's results can be held (recompute.keep_attention), and rotated q and k made
+/// again: on a CPU, and on a GPU in bf16 for the heads that LibTorch's fused attentions take.
+bool can_hold_attention(const ModelConfig& config, const StepShape& shape);
 
 /// Bytes that the forward pass keeps for the backward pass, by kind.
 struct ActivationCounts {

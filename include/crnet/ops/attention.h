@@ -19,12 +19,13 @@ struct AttentionProducts {
 /// at the last key. q [B, T, H, D]; k and v [B, S, G, D] with S ≥ T and H a multiple of G
 /// (grouped-query attention: query head h reads key head h / (H/G)). Result [B, T, H·D]. Flash
 /// attention: whole sequences in fp32 or bf16 on a CPU by crnet's own kernels, with sums in fp32,
-/// of the same bits for any number of threads; all else by LibTorch's. On a CPU, and in bf16
-/// on a GPU, rotated q and k are not kept for the backward pass: rope makes them again.
+/// of the same bits for any number of threads; all else by LibTorch's. What rope offers to
+/// make again of q and k is not kept for the backward pass.
 ///
 /// Where `products` is given and defined, it is believed and attention is not run; where it is
-/// undefined, what was computed is left there, without a graph. In fp32 on a GPU, and where S > T,
-/// it is not looked at.
+/// undefined, what was computed is left there, without a graph. It is not looked at where S > T,
+/// and on a GPU but in bf16, where LibTorch chooses cuDNN's or flash attention for heads of up to
+/// 128.
 torch::Tensor causal_attention(const torch::Tensor& q, const torch::Tensor& k,
                                const torch::Tensor& v, AttentionProducts* products = nullptr);
 

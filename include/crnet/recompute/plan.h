@@ -51,10 +51,10 @@ struct RecomputeConfig {
                             "one number: every so many blocks; []: 8 for inverse, for replay what "
                             "keeps fewest",
                     .minimum = 1});
-    visit(keep_attention,
-          {.name = "keep_attention",
-           .help = "inverse, replay, cola_m: keep attention's result and log-sum-exp too, so that "
-                   "it does not run twice"});
+    visit(keep_attention, {.name = "keep_attention",
+                           .help = "inverse, replay, cola_m: keep attention's result and "
+                                   "log-sum-exp too (on a GPU in bf16), so that "
+                                   "it does not run twice"});
     visit(memory_budget,
           {.name = "memory_budget",
            .help = "auto: memory of the whole training process, such as 60GiB; fit: what the "

@@ -40,16 +40,16 @@ struct FloorReport {
   Runtime runtime;
   std::string recompute;  ///< the plan, in words
   int64_t num_products = 0, num_attentions = 0;
-  double flops = 0;            ///< of these together, as count_flops() counts a training step
-  double peak_flops = 0;       ///< of large matrix products a second, as measure_peak_flops()
-  Spread step;                 ///< forward and backward pass, clipping, AdamW
-  Spread products;             ///< the floor's part in products
-  Spread attention;            ///< and in attention, by the faster of LibTorch's two
-  bool attention_is_fused;     ///< which of them that is
-  Spread other_attention;      ///< the slower one; 0 where it was not timed
-  Spread floor;                ///< both
-  Spread ratio;                ///< step over floor, round by round
-  int64_t profiled_steps = 0;  ///< steps that `breakdown` is the mean of
+  double flops = 0;                ///< of these together, as count_flops() counts a training step
+  double peak_flops = 0;           ///< of large matrix products a second, as measure_peak_flops()
+  Spread step;                     ///< forward and backward pass, clipping, AdamW
+  Spread products;                 ///< the floor's part in products
+  Spread attention;                ///< and in attention, by the faster of LibTorch's two
+  bool attention_is_fused = true;  ///< which of them that is
+  Spread other_attention;          ///< the slower one; 0 where it was not timed
+  Spread floor;                    ///< both
+  Spread ratio;                    ///< step over floor, round by round
+  int64_t profiled_steps = 0;      ///< steps that `breakdown` is the mean of
   /// Where a step's time goes, the longest group first; with the profiler on, so slower by some
   /// percent in a small model. On a GPU: the kernels' time, and between them what the host takes to
   /// start them, longer than without the profiler.
@@ -65,7 +65,7 @@ struct FloorReport {
 /// CPU, its composition of products and a softmax in that dtype, whichever has the lower median
 /// (the latter only where its scores fit into 512 MiB). Operands of one shape share memory, so the
 /// floor finds them in the caches more often than a step can. data.path is not looked at. Needs the
-/// memory of a training step, and of each product once.
+/// memory of a training step, and of each product and call of attention once.
 ///
 /// Throws UsageError for a configuration that does not fit the machine, or fewer than 1 round.
 [[nodiscard]] FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded,

@@ -6,6 +6,7 @@
 
 #include <math.h>
 
+#include "ops/cpu/attention_kernels.h"
 #include "ops/cpu/pack.h"
 
 namespace crnet::cpu::CRNET_CPU_VARIANT {
@@ -130,6 +131,9 @@ void add_product(const BlockPair& pair, const float* weights, const float* panel
 }
 
 // y [keys, D̂] += weightsᵀ [keys, rows] · panels [D̂ / kTileColumns, terms of rows, kTileColumns]
+// The last pair of an odd number of rows is multiplied for every key: such a block is the last one,
+// which sees all keys, so that zeros are there where it does not see one.
+static_assert(kTileRows % 2 == 0 && kQueryBlock % 2 == 0);
 template <class T>
 void add_transposed_product(const BlockPair& pair, const float* weights, const float* panels,
                             float* y) {

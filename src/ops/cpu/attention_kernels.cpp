@@ -147,7 +147,7 @@ struct BackwardScratch {
   float *k, *k_transposed, *v_transposed, *dk, *dv;  // of a block of keys: panels; [keys, D̂]
   float *weights, *dweights, *dweight_rows;          // [rows, weight_stride]
   float* dq;                                         // of all queries: [n, T, D̂]
-  BackwardScratch(const BlockSizes& blocks, int64_t queries, Scratch& scratch)
+  BackwardScratch(const BlockSizes& blocks, int64_t queries, bool in_pairs, Scratch& scratch)
       : q(scratch.take(blocks.queries * blocks.padded)),
         q_panels(scratch.take(blocks.queries * blocks.padded)),
         dout(scratch.take(blocks.queries * blocks.padded)),
@@ -160,7 +160,7 @@ struct BackwardScratch {
         dv(scratch.take(blocks.keys * blocks.padded)),
         weights(scratch.take(blocks.queries * blocks.weight_stride)),
         dweights(scratch.take(blocks.queries * blocks.weight_stride)),
-        dweight_rows(scratch.take(blocks.queries * blocks.weight_stride)),
+        dweight_rows(scratch.take(in_pairs ? blocks.queries * blocks.weight_stride : 0)),
         dq(scratch.take(queries * blocks.padded)) {}
 };
 
@@ -172,7 +172,7 @@ class Backward {
         walk_(task.sizes, queries),
         product_(task.sizes.head_size, task.q.row, task.k.row, task.v.row, task.dout.row),
         scratch_(memory),
-        s_(walk_.blocks, task.sizes.heads * walk_.num_queries(), scratch_) {}
+        s_(walk_.blocks, task.sizes.heads * walk_.num_queries(), kInPairs<T>, scratch_) {}
 
   void run(Positions key_range) {
     const int64_t last = smaller(key_range.end, walk_.queries.end);
@@ -263,16 +263,17 @@ void backward(const AttentionBackward<T>& task, Positions queries, Positions key
   Backward<T>(task, queries, memory).run(keys);
 }
 
+template <class T>
 int64_t scratch_size(const AttentionSizes& sizes) {
   const BlockSizes blocks(sizes);
   Scratch of_forward(nullptr), of_backward(nullptr);
   ForwardScratch(blocks, sizes.heads * sizes.length, of_forward);
-  BackwardScratch(blocks, sizes.heads * sizes.length, of_backward);
+  BackwardScratch(blocks, sizes.heads * sizes.length, kInPairs<T>, of_backward);
   return larger(of_forward.used(), of_backward.used());
 }
 
 template <class T>
-constexpr AttentionKernels<T> kTable = {scratch_size, forward<T>, backward<T>};
+constexpr AttentionKernels<T> kTable = {scratch_size<T>, forward<T>, backward<T>};
 
 }  // namespace
 
