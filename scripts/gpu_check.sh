@@ -120,6 +120,7 @@ configure() {
   local prefix=$torch/share/cmake
   if [[ -d $stage ]]; then prefix="$stage;$prefix"; fi
   part configure 60 cmake -S . -B "$BUILD" -G Ninja \
+    -DCRNET_WARNINGS_AS_ERRORS=OFF \
     -DCMAKE_BUILD_TYPE="$([[ $debug ]] && echo Debug || echo Release)" \
     -DCMAKE_CXX_FLAGS_DEBUG='-O1 -g1' -DCMAKE_PREFIX_PATH="$prefix" \
     -DCRNET_PYTHON="$(command -v "$PYTHON")" -DCRNET_CUDA=ON
