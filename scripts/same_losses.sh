@@ -23,8 +23,9 @@ fi
 readonly DATA=$CRNET_ROOT/runs/quickstart/data RUNS=$CRNET_ROOT/runs/same_losses
 [[ -f $DATA/index.json ]] || die "[data] expected runs/quickstart/data; run scripts/quickstart.sh"
 
-# train TREE NAME PRECISION: one thread, so that both trees can run beside each other. The rate is a
-# tenth of the quickstart's: at its own one, differences of rounding grow to percents of a loss.
+# train TREE NAME PRECISION: one thread, so that both trees can run beside each other. The rate is
+# less than a tenth of the quickstart's: at its own one, differences of rounding grow to percents of
+# a loss.
 train() {
   local run=$RUNS/$2-$3
   rm -rf "$run"

@@ -69,7 +69,6 @@ class StepMemory {
         plan_(shape.recompute.blocks),
         can_hold_attention_(can_hold_attention(config, shape)),
         spreads_(spreads_keys(config, shape)),
-        keeps_spread_(spreads_ && !can_hold_attention_),
         size_(shape.bf16 ? 2 : kFp32),
         tokens_(shape.batch * shape.sequence_length),
         casts_weights_(casts_weights(shape)) {
@@ -85,15 +84,17 @@ class StepMemory {
     // CoLA keeps X A on both sides of its nonlinearity.
     const int64_t sides = config_.architecture == Architecture::kCoLA ? 2 : 1;
     const auto block = static_cast<int64_t>(layer);
-    return size_ * (block_elements(config_, keeps_spread_) +
+    return size_ * (block_elements(config_, keeps_spread()) +
                     sides * low_rank_elements(config_, block)) +
            kFp32 * (2 + config_.num_heads);  // both norms, attention's log-sum-exp
   }
   [[nodiscard]] int64_t read_above(size_t layer) const {
     return layer + 1 < plan_.size() && outputs_ > 0
-               ? size_ * read_above_elements(config_, rotates_again(layer), keeps_spread_)
+               ? size_ * read_above_elements(config_, rotates_again(layer), keeps_spread())
                : 0;
   }
+  // Attention that holds its products keeps keys and values as they come.
+  [[nodiscard]] bool keeps_spread() const { return spreads_ && !can_hold_attention_; }
   // Whether rotated queries and keys are made again from outputs that the block above reads.
   [[nodiscard]] bool rotates_again(size_t layer) const {
     return can_hold_attention_ && outputs_ > 0 && layer + 1 < plan_.size();
@@ -124,8 +125,7 @@ class StepMemory {
   const StepShape& shape_;
   const StateMemory& state_;
   std::vector<BlockPlan> plan_;
-  bool can_hold_attention_;
-  bool spreads_, keeps_spread_;
+  bool can_hold_attention_, spreads_;
   int64_t size_, tokens_;
   bool casts_weights_;
   int64_t outputs_ = 0;  // Y of the seven projections of a block
@@ -183,7 +183,7 @@ int64_t StepMemory::in_backward(size_t layer) const {
   // The gradients of q, k, v and of their result, and what is made again of q, k and v. Gate, up
   // and what attention added are gone by then.
   const int64_t again =
-      (rotates_again(layer) ? C + kv : 0) + (spreads_ && !keeps_spread_ ? 2 * C + 2 * kv : 0);
+      (rotates_again(layer) ? C + kv : 0) + (spreads_ && can_hold_attention_ ? 2 * C + 2 * kv : 0);
   const int64_t attention = size_ * ((spreads_ ? 4 * C : 2 * C + 2 * kv) + again) +
                             (gives_down ? size_ * (2 * C + 2 * F) : 0) + inverted_by_attention -
                             size_ * (2 * F + kept_products(config_) + C);

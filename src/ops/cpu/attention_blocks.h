@@ -6,6 +6,8 @@
 
 #include <math.h>
 
+#include <type_traits>
+
 #include "ops/cpu/attention_kernels.h"
 #include "ops/cpu/pack.h"
 
@@ -101,43 +103,28 @@ class ScoreProduct {
   bool in_pairs_;
 };
 
-// How many numbers or pairs so many numbers are.
-template <class T>
-constexpr int64_t terms(int64_t count) {
-  return (count + TermsOf<T>::kDepth - 1) / TermsOf<T>::kDepth;
-}
-
-// x [rows, width] as panels that a product with weights adds up over the rows of.
-template <class T>
-void pack_rows(const T* x, int64_t stride, int64_t rows, int64_t width, float* panels) {
-  if constexpr (kInPairs<T>) {
-    pack_row_pairs(x, stride, rows, width, panels);
-  } else {
-    pack<T>(x, stride, rows, width, nullptr, panels);
-  }
-}
-
-// y [rows, D̂] += weights [rows, keys] · panels [D̂ / kTileColumns, terms of keys, kTileColumns]
+// y [rows, D̂] += weights [rows, keys] · panels [D̂ / kTileColumns, steps of keys, kTileColumns]
 template <class T>
 void add_product(const BlockPair& pair, const float* weights, const float* panels, float* y) {
-  const int64_t steps = terms<T>(pair.keys);
+  const int64_t steps = steps_of<T>(pair.keys);
   for (int64_t d = 0; d < pair.padded; d += kTileColumns) {
     for_each_tile(pair.rows, [&](int64_t row, int64_t rows) {
       multiply_rows<Left::kRows, typename TermsOf<T>::Type>(
           rows, weights + row * pair.weight_stride, pair.weight_stride, panels + d * steps,
-          terms<T>(pair.seen(row + rows - 1)), AddTo{y + row * pair.padded + d, pair.padded});
+          steps_of<T>(pair.seen(row + rows - 1)), AddTo{y + row * pair.padded + d, pair.padded});
     });
   }
 }
 
-// y [keys, D̂] += weightsᵀ [keys, rows] · panels [D̂ / kTileColumns, terms of rows, kTileColumns]
+static_assert(kTileRows % 2 == 0 && kQueryBlock % 2 == 0);  // no pair of rows in two of them
+
+// y [keys, D̂] += weightsᵀ [keys, rows] · panels [D̂ / kTileColumns, steps of rows, kTileColumns].
 // The last pair of an odd number of rows is multiplied for every key: such a block is the last one,
 // which sees all keys, so that zeros are there where it does not see one.
-static_assert(kTileRows % 2 == 0 && kQueryBlock % 2 == 0);
 template <class T>
 void add_transposed_product(const BlockPair& pair, const float* weights, const float* panels,
                             float* y) {
-  const int64_t steps = terms<T>(pair.rows), stride = TermsOf<T>::kDepth * pair.weight_stride;
+  const int64_t steps = steps_of<T>(pair.rows), stride = TermsOf<T>::kDepth * pair.weight_stride;
   for (int64_t d = 0; d < pair.padded; d += kTileColumns) {
     for_each_tile(pair.keys, [&](int64_t key, int64_t keys) {
       const int64_t step = smaller(pair.rows, pair.first_row(key)) / TermsOf<T>::kDepth;

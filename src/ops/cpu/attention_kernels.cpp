@@ -123,11 +123,11 @@ void forward(const AttentionForward<T>& task, Positions queries, float* memory) 
   for (int64_t key = 0; key < queries.end; key += kKeyBlock) {
     const int64_t keys = smaller(kKeyBlock, task.sizes.length - key);
     product.pack_right(at(task.k, key, 0), task.k.row, keys, s.k);
-    pack_rows<T>(at(task.v, key, 0), task.v.row, keys, size, s.v);
+    pack_panels(at(task.v, key, 0), task.v.row, keys, size, s.v);
     walk.for_each_pair(key, keys, [&](const BlockPair& pair, int64_t head) {
       const int64_t row = walk.row(head, pair.query);
       const T* const q = at(task.q, pair.query, head);
-      if (!product.in_pairs()) pack<T>(q, task.q.row, pair.rows, size, s.q, nullptr);
+      if (!product.in_pairs()) pack_wide(q, task.q.row, pair.rows, size, s.q);
       product.multiply(pair, q, task.q.row, s.q, s.k, s.scores);
       soften<T>(pair, s.scores, {s.maximum + row, s.sum + row, s.y + row * padded});
       add_product<T>(pair, s.scores, s.v, s.y + row * padded);
@@ -199,7 +199,7 @@ class Backward {
     const T* const k = at(task_.k, key, 0);
     product_.pack_right(k, task_.k.row, keys, s_.k_transposed);
     product_.pack_right(at(task_.v, key, 0), task_.v.row, keys, s_.v_transposed);
-    if (wants_dq()) pack_rows<T>(k, task_.k.row, keys, size(), s_.k);
+    if (wants_dq()) pack_panels(k, task_.k.row, keys, size(), s_.k);
     clear(s_.dk, keys * padded());
     clear(s_.dv, keys * padded());
   }
@@ -208,11 +208,11 @@ class Backward {
     const T* const q = at(task_.q, pair.query, head);
     const T* const out = at(task_.out, pair.query, head);
     const T* const dout = at(task_.dout, pair.query, head);
-    pack_rows<T>(q, task_.q.row, pair.rows, size(), s_.q_panels);
-    pack_rows<T>(dout, task_.dout.row, pair.rows, size(), s_.dout_panels);
+    pack_panels(q, task_.q.row, pair.rows, size(), s_.q_panels);
+    pack_panels(dout, task_.dout.row, pair.rows, size(), s_.dout_panels);
     if (!product_.in_pairs()) {
-      pack<T>(q, task_.q.row, pair.rows, size(), s_.q, nullptr);
-      pack<T>(dout, task_.dout.row, pair.rows, size(), s_.dout, nullptr);
+      pack_wide(q, task_.q.row, pair.rows, size(), s_.q);
+      pack_wide(dout, task_.dout.row, pair.rows, size(), s_.dout);
     }
     for (int64_t i = 0; i < pair.rows; ++i) {
       s_.delta[i] = dot(dout + i * task_.dout.row, out + i * task_.out.row, size());

@@ -16,36 +16,41 @@ inline int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-// x [rows, width] as `wide` [rows, padded] and as panels of its columns
-// [padded / kTileColumns, rows, kTileColumns]; either may be null.
+// Step k of a matrix whose depth lies across: the numbers, or pairs, of `row` and what is `across`
+// of it; zeros behind `count`.
+template <class V, bool kPairs, class T>
+inline V load_step(const T* row, int64_t across, bool has_second, int64_t count) {
+  const V first = load_part<V>(row, count);
+  if constexpr (kPairs) {
+    return pair_up(first, has_second ? load_part<V>(row + across, count) : V{});
+  } else {
+    return first;
+  }
+}
+
+// x [rows, width] in fp32 [rows, padded].
 template <class T>
-void pack(const T* x, int64_t stride, int64_t rows, int64_t width, float* wide, float* panels) {
+void pack_wide(const T* x, int64_t stride, int64_t rows, int64_t width, float* wide) {
   const int64_t padded = round_up(width, kTileColumns);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t d = 0; d < padded; d += kLanes) {
-      const Vector v = load_part<Vector>(x + i * stride + d, width - d);
-      if (wide != nullptr) store_vector(wide + i * padded + d, v);
-      if (panels != nullptr) {
-        const int64_t panel = d / kTileColumns * rows * kTileColumns;
-        store_vector(panels + panel + i * kTileColumns + d % kTileColumns, v);
-      }
+      store_vector(wide + i * padded + d, load_part<Vector>(x + i * stride + d, width - d));
     }
   }
 }
 
-// x [rows, width] in bf16 as panels of pairs of rows [padded / kTileColumns, ⌈rows / 2⌉,
-// kTileColumns]; zeros behind an odd last row.
-inline void pack_row_pairs(const bfloat16* x, int64_t stride, int64_t rows, int64_t width,
-                           float* panels) {
-  const int64_t padded = round_up(width, kTileColumns), pairs = (rows + 1) / 2;
-  for (int64_t i = 0; i < pairs; ++i) {
-    const bfloat16* const first = x + 2 * i * stride;
-    const bool has_second = 2 * i + 1 < rows;
+// x [rows, width] as panels of its columns [padded / kTileColumns, steps of rows, kTileColumns],
+// for a product that adds up over the rows.
+template <class T>
+void pack_panels(const T* x, int64_t stride, int64_t rows, int64_t width, float* panels) {
+  const int64_t padded = round_up(width, kTileColumns), steps = steps_of<T>(rows);
+  for (int64_t step = 0; step < steps; ++step) {
+    const int64_t i = step * TermsOf<T>::kDepth;
     for (int64_t d = 0; d < padded; d += kLanes) {
-      const Vector a = load_part<Vector>(first + d, width - d);
-      const Vector b = has_second ? load_part<Vector>(first + stride + d, width - d) : Vector{};
-      const int64_t panel = d / kTileColumns * pairs * kTileColumns;
-      store_vector(panels + panel + i * kTileColumns + d % kTileColumns, pair_up(a, b));
+      float* const panel = panels + d / kTileColumns * steps * kTileColumns;
+      store_vector(
+          panel + step * kTileColumns + d % kTileColumns,
+          load_step<Vector, kInPairs<T>>(x + i * stride + d, stride, i + 1 < rows, width - d));
     }
   }
 }

@@ -18,11 +18,6 @@ constexpr int kGroup = kTileSums;
 // two: else they would meet in few sets of the cache.
 constexpr int64_t kLine = 16;
 
-// What `depth` takes in a panel's columns or a group's rows.
-template <class T>
-constexpr int64_t steps_of(int64_t depth) {
-  return (depth + TermsOf<T>::kDepth - 1) / TermsOf<T>::kDepth;
-}
 inline int64_t panel_stride(int64_t steps) {
   return kPanelColumns * steps + kLine;
 }
@@ -39,25 +34,6 @@ static_assert(kProductLanes % kLanes == 0);
 
 // Rows ahead that are fetched where a matrix is read across: processors do not see them coming.
 constexpr int64_t kAhead = 8;
-
-// Two vectors of widened bf16 numbers as pairs.
-template <class V>
-inline V pair_up(V first, V second) {
-  using Bits = typename VectorOf<uint32_t, sizeof(V) / sizeof(float)>::Type;
-  return reinterpret_cast<V>(reinterpret_cast<Bits>(second) | reinterpret_cast<Bits>(first) >> 16);
-}
-
-// Step k of a matrix whose depth lies across: the numbers, or pairs, of `row` and what is `across`
-// of it; zeros behind `count`.
-template <class V, bool kPairs, class T>
-inline V load_step(const T* row, int64_t across, bool has_second, int64_t count) {
-  const V first = load_part<V>(row, count);
-  if constexpr (kPairs) {
-    return pair_up(first, has_second ? load_part<V>(row + across, count) : V{});
-  } else {
-    return first;
-  }
-}
 
 template <class T>
 void fetch(const T* from, int64_t count) {

@@ -65,6 +65,12 @@ struct TermsOf<bfloat16> {
 template <class T>
 constexpr bool kInPairs = TermsOf<T>::kDepth == 2;
 
+// How many of these `depth` numbers are.
+template <class T>
+constexpr int64_t steps_of(int64_t depth) {
+  return (depth + TermsOf<T>::kDepth - 1) / TermsOf<T>::kDepth;
+}
+
 // Whether a tile can read rows of T that lie `stride` apart where they are: fp32 numbers or whole
 // pairs. Rows that lie apart by whole pages would meet in few sets of the cache.
 template <class T>

@@ -65,10 +65,11 @@ inline HalvesOf<VectorOf<float, 8>::Type> round_to_halves(VectorOf<float, 8>::Ty
 }
 #endif
 
-// Two numbers of bf16, widened, in the place of one: a below, b above.
-inline Vector pair_up(Vector a, Vector b) {
-  using Bits = VectorOf<uint32_t, kLanes>::Type;
-  return reinterpret_cast<Vector>((reinterpret_cast<Bits>(a) >> 16) | reinterpret_cast<Bits>(b));
+// Two vectors of widened bf16 numbers as pairs.
+template <class V>
+inline V pair_up(V first, V second) {
+  using Bits = typename VectorOf<uint32_t, sizeof(V) / sizeof(float)>::Type;
+  return reinterpret_cast<V>(reinterpret_cast<Bits>(second) | reinterpret_cast<Bits>(first) >> 16);
 }
 
 // fp32 numbers in memory that are read as bf16: one, or two in the place of one fp32 number.
