@@ -1,4 +1,4 @@
-// crnet bench: how fast a training step is on this machine, against what it cannot avoid.
+// crnet bench: how fast a training step is on this machine, and against what it cannot avoid.
 #include <torch/version.h>
 
 #include <cstdio>
@@ -8,7 +8,7 @@
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
 #include "crnet/model/costs.h"
-#include "crnet/train/floor.h"
+#include "crnet/train/bench.h"
 
 namespace crnet {
 namespace {
@@ -16,21 +16,22 @@ namespace {
 constexpr double kLeastShare = 0.005;  // of a step: operators below it share one line
 
 cxxopts::Options bench_options() {
-  cxxopts::Options options("crnet bench", "Measures a training step on this machine.");
+  cxxopts::Options options(
+      "crnet bench",
+      "Measures a training step on this machine, on random tokens, and where its time goes.");
   options.add_options()("config", "recipe or model file, YAML or JSON",
                         cxxopts::value<std::string>())(
       "floor",
-      "a whole step on random tokens over its bare matrix products and attention, and where the "
-      "step's time goes")("rounds", "steps and floors that take turns",
-                          cxxopts::value<int64_t>()->default_value("5"))(
+      "also time the step's bare matrix products and attention by LibTorch, in turn with it")(
+      "rounds", "how many steps are timed", cxxopts::value<int64_t>()->default_value("5"))(
       "set", "override: key=value (may be repeated)", cxxopts::value<std::string>())("h,help",
                                                                                      "this text");
   options.parse_positional({"config"});
-  options.custom_help("CONFIG --floor [--rounds N] [--set key=value ...]").positional_help("");
+  options.custom_help("CONFIG [--floor] [--rounds N] [--set key=value ...]").positional_help("");
   return options;
 }
 
-void print_setting(const RunConfig& config, const FloorReport& report, int64_t rounds) {
+void print_setting(const RunConfig& config, const BenchReport& report, int64_t rounds) {
   std::printf("%s with %s parameters, %ld x %ld tokens, recomputation: %s\n",
               enum_name(config.model.architecture),
               format_count(static_cast<double>(count_parameters(config.model).total())).c_str(),
@@ -45,32 +46,41 @@ void row(const char* name, const Spread& spread, const std::string& note) {
               note.c_str());
 }
 
-void print_floor(const FloorReport& report) {
-  std::printf("\nMilliseconds: median [least-most]\n");
-  const double rate = report.flops / report.step.median * 1e3;
-  row("step", report.step,
-      format("forward, backward, clipping, AdamW; %sFLOP/s, %.0f %% of large products' %s",
-             format_count(rate).c_str(), 100 * rate / report.peak_flops,
-             format_count(report.peak_flops).c_str()));
-  row("floor", report.floor,
-      format("%sFLOP, %sFLOP/s", format_count(report.flops).c_str(),
-             format_count(report.flops / report.floor.median * 1e3).c_str()));
-  row("  products", report.products,
-      format("%ld, LibTorch's mm into memory that is there",
-             static_cast<long>(report.num_products)));
+void print_step(const BenchReport& report) {
+  std::printf("\nMedian [least-most]; ms where nothing else is said\n");
+  const double per_second = 1e3 / report.step.median, rate = report.flops * per_second;
+  row("step", report.step, "forward, backward, clipping, AdamW");
+  std::printf("  %-14s %10.4g\n", "tokens/s", static_cast<double>(report.tokens) * per_second);
+  std::printf("  %-14s %10.3g  %.0f %% of the rate of large products\n", "TFLOP/s", rate / 1e12,
+              100 * rate / report.peak_flops);
+  if (report.peak_bytes > 0) {
+    std::printf("  %-14s %10s  %s\n", "memory",
+                format_bytes(static_cast<double>(report.peak_bytes)).c_str(),
+                report.runtime.device.is_cpu() ? "at most, of the whole process"
+                                               : "at most, of the device's");
+  }
+}
+
+void print_floor(const FloorTimes& floor, double flops) {
+  row("floor", floor.both,
+      format("%sFLOP, %sFLOP/s", format_count(flops).c_str(),
+             format_count(flops / floor.both.median * 1e3).c_str()));
+  row("  products", floor.products,
+      format("%ld products by LibTorch's mm, into memory that is there",
+             static_cast<long>(floor.num_products)));
   const char* names[] = {"unfused", "fused"};
   std::string attention =
-      format("%ld forward and backward, LibTorch's scaled_dot_product_attention, %s",
-             static_cast<long>(report.num_attentions), names[report.attention_is_fused]);
-  if (report.other_attention.median > 0) {
+      format("%ld forward and backward by LibTorch's scaled_dot_product_attention, %s",
+             static_cast<long>(floor.num_attentions), names[floor.attention_is_fused]);
+  if (floor.other_attention.median > 0) {
     attention +=
-        format(" (%s: %.1f)", names[!report.attention_is_fused], report.other_attention.median);
+        format(" (%s: %.1f)", names[!floor.attention_is_fused], floor.other_attention.median);
   }
-  row("  attention", report.attention, attention);
+  row("  attention", floor.attention, attention);
   std::printf(
       "  %-14s %10.3f  [%.3f-%.3f]  step over floor, round by round; below 1: faster than "
       "LibTorch's alone\n",
-      "floor ratio", report.ratio.median, report.ratio.least, report.ratio.most);
+      "floor ratio", floor.ratio.median, floor.ratio.least, floor.ratio.most);
 }
 
 void print_operators(const OperatorGroup& group, double step) {
@@ -90,17 +100,20 @@ void print_operators(const OperatorGroup& group, double step) {
   if (rest.calls > 0) print(rest);
 }
 
-void print_breakdown(const FloorReport& report) {
+void print_breakdown(const BenchReport& report) {
   if (report.breakdown.empty()) return;
   double step = 0;
   for (const auto& group : report.breakdown) step += group.milliseconds;
-  const std::map<std::string, double> floor = {{"matrix products", report.products.median},
-                                               {"attention", report.attention.median}};
+  std::map<std::string, double> floor;
+  if (report.floor) {
+    floor = {{"matrix products", report.floor->products.median},
+             {"attention", report.floor->attention.median}};
+  }
   std::printf("\nWhere a step's time goes, profiled over %ld steps: %s\n",
               static_cast<long>(report.profiled_steps),
               report.runtime.device.is_cpu() ? "each operator without those that it calls"
                                              : "the device's kernels");
-  std::printf("  %-54s %8s %6s %8s %8s\n", "", "ms", "%", "calls", "floor");
+  std::printf("  %-54s %8s %6s %8s%s\n", "", "ms", "%", "calls", report.floor ? "    floor" : "");
   for (const auto& group : report.breakdown) {
     std::printf("  %-54s %8.1f %6.1f", group.name.c_str(), group.milliseconds,
                 100 * group.milliseconds / step);
@@ -122,20 +135,16 @@ int run_bench(int argc, char** argv) {
     std::printf("%s", options.help().c_str());
     return 0;
   }
-  if (parsed.count("floor") == 0) {
-    throw UsageError(
-        "[bench] expected what to measure, got nothing; there is --floor, a training step over its "
-        "bare matrix products and attention: crnet bench CONFIG --floor");
-  }
   keep_freed_memory();
   keep_profiler_quiet();
   const auto loaded = load_run_config(required(parsed, "config", "bench", "a recipe or model file"),
                                       overrides_in(parsed));
-  FloorOptions floor;
-  floor.rounds = parsed["rounds"].as<int64_t>();
-  const FloorReport report = measure_floor(loaded, floor);
-  print_setting(loaded.config, report, floor.rounds);
-  print_floor(report);
+  const BenchOptions bench{.rounds = parsed["rounds"].as<int64_t>(),
+                           .floor = parsed["floor"].as<bool>()};
+  const BenchReport report = measure_training_step(loaded, bench);
+  print_setting(loaded.config, report, bench.rounds);
+  print_step(report);
+  if (report.floor) print_floor(*report.floor, report.flops);
   print_breakdown(report);
   return 0;
 }

@@ -20,7 +20,7 @@ constexpr auto kCommands = std::to_array<Command>({
     {"checkpoint", run_checkpoint, "verify checkpoints; bring one of many processes into one file"},
     {"verify-resume", run_verify_resume, "whether a resumed run is the run that never stopped"},
     {"plan", run_plan, "parameters, FLOPs and memory of a configuration"},
-    {"bench", run_bench, "a training step against what it cannot avoid, and where its time goes"},
+    {"bench", run_bench, "how fast a training step is here, and where its time goes"},
     {"config", run_config, "the resolved configuration, or the schema of all keys"},
 });
 
@@ -81,6 +81,12 @@ std::string wrong_value(cxxopts::Options& options, std::span<char*> argv) {
              (value->empty() ? "nothing" : *value);
     }
   }
+  for (const std::string argument : argv.subspan(1)) {  // then it is a flag's
+    const size_t equals = argument.find('=');
+    if (!argument.starts_with("--") || equals == std::string::npos) continue;
+    const std::string name = argument.substr(2, equals - 2), value = argument.substr(equals + 1);
+    if (!takes(options, name, value)) return "--" + name + ": expected no value, got " + value;
+  }
   return "";
 }
 
@@ -98,9 +104,9 @@ std::string problem_of(cxxopts::Options& options, std::span<char*> argv,
     return word + ": expected a value after it, got none";
   }
   if (dynamic_cast<const cxxopts::exceptions::no_such_option*>(&error) != nullptr) {
-    const std::string nearest = is_letter ? "" : nearest_match(quoted, option_names(options));
-    if (!nearest.empty()) return "unknown option " + word + "; did you mean --" + nearest + "?";
     const auto names = option_names(options);
+    const std::string nearest = is_letter ? "" : nearest_match(quoted, names);
+    if (!nearest.empty()) return "unknown option " + word + "; did you mean --" + nearest + "?";
     const bool sets = std::find(names.begin(), names.end(), "set") != names.end();
     return "unknown option " + word + (sets ? "; what a recipe has is set by --set key=value" : "");
   }

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "crnet/train/floor.h"
+#include "crnet/train/bench.h"
 #include "train/profiler.h"
 
 namespace crnet {

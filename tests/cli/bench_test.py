@@ -1,4 +1,4 @@
-"""crnet bench --floor: a training step against what it cannot avoid."""
+"""crnet bench: a training step, what it cannot avoid, and where its time goes."""
 import re
 
 from harness import SOURCE, CliTest, fixture
@@ -11,7 +11,19 @@ GROUPS = {"matrix products", "attention", "softmax and loss", "fused operators",
           "allocation and filling", "pointwise and sums", "optimizer", "other"}
 
 
-class Floor(CliTest):
+class Bench(CliTest):
+    def test_a_step_alone_has_its_rate_and_memory(self):
+        text = self.succeeds("bench", fixture("recipe.json"), "--rounds", 2,
+                             cwd=self.scratch).stdout
+        self.assertEqual([name for name, *_ in ROW.findall(text)], ["step"])
+        median = float(ROW.search(text)[2])
+        rate = float(re.search(r"tokens/s +(\S+)", text)[1])
+        self.assertAlmostEqual(rate * median / 1e3, 2 * 32, delta=2 * 32 * 0.1)  # median in 0.1 ms
+        self.assertRegex(text, r"memory +\S+ [KMG]iB  at most, of the whole process")
+        groups = {name: floor for name, _, _, floor in GROUP.findall(text)}
+        self.assertLessEqual(GROUPS, set(groups))
+        self.assertEqual(set(groups.values()), {""})
+
     def test_it_prints_the_ratio_and_where_the_time_goes(self):
         text = self.succeeds("bench", fixture("recipe.json"), "--floor", "--rounds", 2,
                              cwd=self.scratch).stdout
@@ -45,12 +57,12 @@ class Floor(CliTest):
     def test_mistakes_are_one_line(self):
         recipe = fixture("recipe.json")
         for arguments, named in (
-                ([], ["[bench] expected what to measure", "--floor"]),
-                ([recipe], ["[bench] expected what to measure", "--floor"]),
-                (["--floor"], ["[bench] expected a recipe", "crnet bench --help"]),
-                ([recipe, "--floor", "--rounds", "0"], ["--rounds", "at least 1", "0"]),
-                ([recipe, "--floor", "--rounds", "few"], ["few"]),
-                ([recipe, "--floor", "--set", "model.num_heads=3"], ["model.num_heads"]),
+                ([], ["[bench] expected a recipe", "crnet bench --help"]),
+                (["nothing.yaml"], ["nothing.yaml"]),
+                ([recipe, "--rounds", "0"], ["--rounds", "at least 1", "0"]),
+                ([recipe, "--rounds", "few"], ["few"]),
+                ([recipe, "--floor=yes!"], ["--floor", "no value", "yes!"]),
+                ([recipe, "--set", "model.num_heads=3"], ["model.num_heads"]),
                 ([recipe, "--floor", "surplus"], ["surplus"])):
             with self.subTest(" ".join(map(str, arguments))):
                 self.refused(["bench", *arguments], *named)

@@ -1,4 +1,4 @@
-#include "crnet/train/floor.h"
+#include "crnet/train/bench.h"
 
 #include <ATen/Context.h>
 #include <ATen/ops/_scaled_dot_product_attention_math.h>
@@ -131,37 +131,50 @@ class Floor {
   std::vector<Attention> attentions_;
 };
 
-void measure_rounds(RandomTraining& training, Floor& floor, torch::Device device, int64_t rounds,
-                    FloorReport& report) {
-  std::vector<double> step, products, fused, unfused, both, ratio;
+// What each round took, ms.
+struct Rounds {
+  std::vector<double> step, products, fused, unfused;
+};
+
+Rounds measure_rounds(RandomTraining& training, Floor* floor, torch::Device device,
+                      int64_t rounds) {
+  Rounds times;
   for (int64_t round = -kWarmup; round < rounds; ++round) {
-    const double whole = milliseconds(device, [&] { training.step(); });
-    const double in_products = milliseconds(device, [&] { floor.run_products(); });
-    const double in_fused = milliseconds(device, [&] { floor.run_fused_attention(); });
-    const double in_unfused = floor.has_unfused_attention()
-                                  ? milliseconds(device, [&] { floor.run_unfused_attention(); })
-                                  : 0;
-    if (round < 0) continue;
-    step.push_back(whole);
-    products.push_back(in_products);
-    fused.push_back(in_fused);
-    unfused.push_back(in_unfused);
+    const auto time = [&](std::vector<double>& into, const auto& part) {
+      const double taken = milliseconds(device, part);
+      if (round >= 0) into.push_back(taken);
+    };
+    time(times.step, [&] { training.step(); });
+    if (floor == nullptr) continue;
+    time(times.products, [&] { floor->run_products(); });
+    time(times.fused, [&] { floor->run_fused_attention(); });
+    if (!floor->has_unfused_attention()) continue;
+    time(times.unfused, [&] { floor->run_unfused_attention(); });
   }
-  report.attention_is_fused = !floor.has_unfused_attention() || median(fused) <= median(unfused);
-  const auto& attention = report.attention_is_fused ? fused : unfused;
-  for (size_t i = 0; i < step.size(); ++i) {
-    both.push_back(products[i] + attention[i]);
-    ratio.push_back(step[i] / both[i]);
-  }
-  report.step = spread_of(step);
-  report.products = spread_of(products);
-  report.attention = spread_of(attention);
-  report.other_attention = spread_of(report.attention_is_fused ? unfused : fused);
-  report.floor = spread_of(both);
-  report.ratio = spread_of(ratio);
+  return times;
 }
 
-void profile_steps(RandomTraining& training, torch::Device device, FloorReport& report) {
+FloorTimes summarise(const Rounds& times, const StepProducts& unavoidable) {
+  FloorTimes floor;
+  floor.num_products = static_cast<int64_t>(unavoidable.products.size());
+  floor.num_attentions = static_cast<int64_t>(unavoidable.attentions.size());
+  floor.attention_is_fused = times.unfused.empty() || median(times.fused) <= median(times.unfused);
+  const auto& attention = floor.attention_is_fused ? times.fused : times.unfused;
+  const auto& other = floor.attention_is_fused ? times.unfused : times.fused;
+  std::vector<double> both, ratio;
+  for (size_t i = 0; i < times.step.size(); ++i) {
+    both.push_back(times.products[i] + attention[i]);
+    ratio.push_back(times.step[i] / both[i]);
+  }
+  floor.products = spread_of(times.products);
+  floor.attention = spread_of(attention);
+  if (!other.empty()) floor.other_attention = spread_of(other);
+  floor.both = spread_of(both);
+  floor.ratio = spread_of(ratio);
+  return floor;
+}
+
+void profile_steps(RandomTraining& training, torch::Device device, BenchReport& report) {
   Profiler profiler(device);
   milliseconds(device, [&] {  // and waits for the last kernel
     for (int64_t i = 0; i < kProfiledSteps; ++i) training.step();
@@ -172,30 +185,38 @@ void profile_steps(RandomTraining& training, torch::Device device, FloorReport& 
 
 }  // namespace
 
-FloorReport measure_floor(const LoadedConfig<RunConfig>& loaded, const FloorOptions& options) {
+BenchReport measure_training_step(const LoadedConfig<RunConfig>& loaded,
+                                  const BenchOptions& options) {
   if (options.rounds < 1) {
     throw UsageError(format("[bench] --rounds: expected at least 1, got %ld",
                             static_cast<long>(options.rounds)));
   }
   const RunConfig& config = loaded.config;
-  FloorReport report;
+  BenchReport report;
   report.runtime = select_runtime(config.train);
   const torch::Device device = report.runtime.device;
   const RecomputePlan plan = find_plan(loaded, report.runtime, {}, std::nullopt, std::nullopt).plan;
   report.recompute = describe(plan);
+  report.tokens = config.micro_batch_tokens();
   const StepProducts unavoidable =
       list_step_products(config.model, config.train.micro_batch, config.data.sequence_length,
                          device.is_cpu(), report.runtime.compute_dtype);
-  report.num_products = static_cast<int64_t>(unavoidable.products.size());
-  report.num_attentions = static_cast<int64_t>(unavoidable.attentions.size());
   report.flops = unavoidable.flops();
-  report.peak_flops = measure_peak_flops(report.runtime);
-  log::info(format("timing %ld steps and floors in turn, after %ld to warm up",
-                   static_cast<long>(options.rounds), static_cast<long>(kWarmup)));
+  log::info(format("timing %ld step%s%s, after %ld to warm up", static_cast<long>(options.rounds),
+                   options.rounds == 1 ? "" : "s", options.floor ? " and floors in turn" : "",
+                   static_cast<long>(kWarmup)));
   RandomTraining training(config, report.runtime, plan);
-  Floor floor(unavoidable, device, report.runtime.compute_dtype);
-  measure_rounds(training, floor, device, options.rounds, report);
+  std::optional<Floor> floor;
+  if (options.floor) floor.emplace(unavoidable, device, report.runtime.compute_dtype);
+  const Rounds times = measure_rounds(training, floor ? &*floor : nullptr, device, options.rounds);
+  report.step = spread_of(times.step);
+  if (floor) {
+    report.floor = summarise(times, unavoidable);
+  } else {
+    report.peak_bytes = peak_memory_bytes(device);
+  }
   profile_steps(training, device, report);
+  report.peak_flops = measure_peak_flops(report.runtime);
   return report;
 }
 

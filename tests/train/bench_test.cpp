@@ -1,5 +1,5 @@
-// What a training step cannot avoid, and where its time goes.
-#include "crnet/train/floor.h"
+// How fast a training step is, what it cannot avoid, and where its time goes.
+#include "crnet/train/bench.h"
 
 #include <gtest/gtest.h>
 #include <torch/torch.h>
@@ -187,25 +187,28 @@ TEST(Breakdown, OfADeviceCountsItsKernelsAndWhatItWaits) {
   EXPECT_DOUBLE_EQ(sum, (22 - 2) / 2.0);
 }
 
-TEST(Floor, ReportsEverySideOfAStepOfAModelFile) {
+TEST(Bench, ReportsEverySideOfAStepOfAModelFile) {
   const test::TempFolder folder;
   const auto file = folder.path() / "model.yaml";
   std::ofstream(file) << "model: {hidden_size: 32, num_layers: 2, num_heads: 4, ffn_size: 48, "
                          "vocab_size: 300, r: 8}\n";
   for (const std::string precision : {"fp32", "bf16"}) {
-    const auto report = measure_floor(
+    const auto report = measure_training_step(
         load_run_config(file, {"train.threads=1", "train.device=cpu", "train.micro_batch=2",
                                "data.sequence_length=16", "train.precision=" + precision,
                                "recompute.strategy=replay"}),
-        {.rounds = 2});
-    EXPECT_EQ(report.num_products, 7 * 3 + 7 * 6 + 3);
-    EXPECT_EQ(report.num_attentions, 2);
+        {.rounds = 2, .floor = true});
+    EXPECT_EQ(report.tokens, 2 * 16);
     EXPECT_NE(report.recompute.find("replayed"), std::string::npos);
-    EXPECT_LE(report.ratio.least, report.ratio.median);
-    EXPECT_LE(report.ratio.median, report.ratio.most);
-    EXPECT_GT(report.ratio.least, 0);
-    EXPECT_GT(report.attention.median, 0);
-    EXPECT_GT(report.other_attention.median, report.attention.median);
+    ASSERT_TRUE(report.floor);
+    const FloorTimes& floor = *report.floor;
+    EXPECT_EQ(floor.num_products, 7 * 3 + 7 * 6 + 3);
+    EXPECT_EQ(floor.num_attentions, 2);
+    EXPECT_LE(floor.ratio.least, floor.ratio.median);
+    EXPECT_LE(floor.ratio.median, floor.ratio.most);
+    EXPECT_GT(floor.ratio.least, 0);
+    EXPECT_GT(floor.attention.median, 0);
+    EXPECT_GT(floor.other_attention.median, floor.attention.median);
     std::map<std::string, double> groups;
     for (const auto& group : report.breakdown) groups[group.name] = group.milliseconds;
     for (const char* name : {"matrix products", "attention", "fused operators", "optimizer"}) {
@@ -214,10 +217,10 @@ TEST(Floor, ReportsEverySideOfAStepOfAModelFile) {
   }
 }
 
-TEST(Floor, RefusesFewerThanOneRound) {
+TEST(Bench, RefusesFewerThanOneRound) {
   const auto loaded =
       load_run_config(std::string(CRNET_SOURCE_DIR) + "/configs/models/crnet-60m.yaml");
-  EXPECT_THROW(static_cast<void>(measure_floor(loaded, {.rounds = 0})), UsageError);
+  EXPECT_THROW(static_cast<void>(measure_training_step(loaded, {.rounds = 0})), UsageError);
 }
 
 }  // namespace
