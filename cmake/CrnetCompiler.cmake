@@ -1,10 +1,10 @@
 # Warnings, sanitizers and the compiler cache, as the interface target crnet_options.
 
-# Errors by default only with the compiler that continuous integration has: another one's warnings are
-# news, and no reason not to build.
+# Errors by default only with the compiler that continuous integration has: another one's warnings,
+# and those that sanitizers bring about, are news, and no reason not to build.
 set(_tested OFF)
-if(PROJECT_IS_TOP_LEVEL AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND
-   CMAKE_CXX_COMPILER_VERSION VERSION_GREATER_EQUAL 12 AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+if(PROJECT_IS_TOP_LEVEL AND NOT CRNET_SANITIZE AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND
+   CMAKE_CXX_COMPILER_VERSION MATCHES "^12\\.")
   set(_tested ON)
 endif()
 option(CRNET_WARNINGS_AS_ERRORS "Treat compiler warnings as errors" ${_tested})

@@ -6,8 +6,8 @@
 #   --preset P      which of CMakePresets.json (default: release, shared with quickstart.sh)
 #   CTEST ARGUMENT  for example -R model. (only tests of that name), -j 2
 #
-# Where CI is set in the environment, it is an error if there is an nvcc and it cannot compile CUDA
-# kernels.
+# Where CI is set in the environment, warnings are errors whatever the compiler, and so are CUDA
+# kernels that are not compiled although there is an nvcc.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=env.sh
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -18,8 +18,9 @@ case ${1:-} in
   --preset) preset=${2:?--preset expects a name} && shift 2 ;;
 esac
 options=()
-if [[ -n ${CI:-} ]] && command -v nvcc /usr/local/cuda/bin/nvcc >/dev/null; then
-  options+=(-DCRNET_CUDA=ON)
+if [[ -n ${CI:-} ]]; then
+  options+=(-DCRNET_WARNINGS_AS_ERRORS=ON)
+  if command -v nvcc /usr/local/cuda/bin/nvcc >/dev/null; then options+=(-DCRNET_CUDA=ON); fi
 fi
 
 "$CRNET_ROOT/scripts/setup.sh"

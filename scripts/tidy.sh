@@ -22,10 +22,11 @@ if ((${#files[@]} == 0)); then
 fi
 if ((${#files[@]} == 0)); then say "No source to check" && exit; fi
 
-# clang cannot read the compiler's precompiled header.
+# clang cannot read the compiler's precompiled header, and does not know all its warnings.
 torch=$(find_torch) || die "[setup] expected a LibTorch, found none; run scripts/setup.sh"
 cmake -S "$CRNET_ROOT" -B "$CRNET_ROOT/build/tidy" -G Ninja --log-level=WARNING \
-  -DCMAKE_BUILD_TYPE=Debug -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON -DCMAKE_PREFIX_PATH="$torch"
+  -DCRNET_WARNINGS_AS_ERRORS=OFF -DCMAKE_BUILD_TYPE=Debug -DCMAKE_DISABLE_PRECOMPILE_HEADERS=ON \
+  -DCMAKE_PREFIX_PATH="$torch"
 say "Checking ${#files[@]} sources"
 # Sources above config are written for the precompiled <torch/torch.h>.
 tidy() {
