@@ -52,6 +52,8 @@ bool takes(cxxopts::Options& options, const std::string& name, const std::string
     return true;
   } catch (const cxxopts::exceptions::incorrect_argument_type&) {
     return false;
+  } catch (const cxxopts::exceptions::exception&) {  // there is no such option
+    return true;
   }
 }
 
@@ -85,7 +87,7 @@ std::string wrong_value(cxxopts::Options& options, std::span<char*> argv) {
     const size_t equals = argument.find('=');
     if (!argument.starts_with("--") || equals == std::string::npos) continue;
     const std::string name = argument.substr(2, equals - 2), value = argument.substr(equals + 1);
-    if (!takes(options, name, value)) return "--" + name + ": expected no value, got " + value;
+    if (!takes(options, name, value)) return "expected --" + name + " alone, got " + argument;
   }
   return "";
 }
@@ -142,11 +144,12 @@ const Command& find_command(const std::string& name) {
                    " See crnet --help");
 }
 
-cxxopts::ParseResult parse_arguments(cxxopts::Options& options, int argc, char** argv) {
+cxxopts::ParseResult parse_arguments(cxxopts::Options& options, int argc, char** argv,
+                                     bool takes_further) {
   const std::string command = argv[0];
   try {
     auto parsed = options.parse(argc, argv);
-    if (!parsed.unmatched().empty()) {
+    if (!takes_further && !parsed.unmatched().empty()) {
       throw UsageError(
           "[" + command + "] " +
           surplus_argument(parsed.unmatched().front(), {argv, static_cast<size_t>(argc)}) +

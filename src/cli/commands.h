@@ -37,8 +37,9 @@ const Command& find_command(const std::string& name);
 void check_train(int argc, char** argv, int num_processes);
 
 /// Parses, and turns what cxxopts throws into a UsageError that names the subcommand. Arguments
-/// that nothing takes are one too.
-cxxopts::ParseResult parse_arguments(cxxopts::Options& options, int argc, char** argv);
+/// that nothing takes are one too, unless the subcommand takes further ones.
+cxxopts::ParseResult parse_arguments(cxxopts::Options& options, int argc, char** argv,
+                                     bool takes_further = false);
 
 /// Adds --device, --precision and --threads, which eval and generate share.
 void add_runtime_options(cxxopts::Options& options);

@@ -38,7 +38,7 @@ GenerateOptions sampling_in(const cxxopts::ParseResult& parsed) {
   options.temperature = parsed["temperature"].as<double>();
   options.top_p = parsed["top-p"].as<double>();
   options.seed = parsed["seed"].as<uint64_t>();
-  options.use_cache = parsed.count("no-cache") == 0;
+  options.use_cache = !parsed["no-cache"].as<bool>();
   return options;
 }
 

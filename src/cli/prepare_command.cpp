@@ -1,5 +1,4 @@
 // crnet prepare: text to token shards.
-
 #include <cstdio>
 #include <cxxopts.hpp>
 
@@ -63,7 +62,7 @@ PrepareOptions to_prepare_options(const cxxopts::ParseResult& parsed) {
   options.document_bytes = parsed["document-bytes"].as<int64_t>();
   options.tokenizer_bytes = parsed["tokenizer-bytes"].as<int64_t>();
   options.threads = parsed["threads"].as<int64_t>();
-  options.force = parsed.count("force") > 0;
+  options.force = parsed["force"].as<bool>();
   return options;
 }
 
@@ -108,21 +107,16 @@ void warn_of_losses(const PrepareResult& result) {
 
 int run_prepare(int argc, char** argv) {
   auto options = make_options();
-  try {
-    const auto parsed = options.parse(argc, argv);
-    if (parsed.count("help") > 0) {
-      std::fputs(options.help().c_str(), stdout);
-      return 0;
-    }
-    const auto chosen = to_prepare_options(parsed);
-    const auto result = prepare(chosen);
-    warn_of_losses(result);
-    print_summary(chosen, result);
+  const auto parsed = parse_arguments(options, argc, argv, /*takes_further=*/true);
+  if (parsed.count("help") > 0) {
+    std::fputs(options.help().c_str(), stdout);
     return 0;
-  } catch (const cxxopts::exceptions::exception& failure) {
-    throw UsageError(std::string("[prepare] ") + failure.what() +
-                     "; crnet prepare --help lists the options");
   }
+  const auto chosen = to_prepare_options(parsed);
+  const auto result = prepare(chosen);
+  warn_of_losses(result);
+  print_summary(chosen, result);
+  return 0;
 }
 
 }  // namespace crnet

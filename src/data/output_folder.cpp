@@ -24,6 +24,11 @@ bool is_shard(const std::string& name) {
   return std::regex_match(name, pattern);
 }
 
+bool is_there(const fs::path& path) {
+  std::error_code unknown;
+  return fs::exists(path, unknown) || unknown;
+}
+
 template <class Predicate>
 void remove_where(const fs::path& folder, const Predicate& predicate) {
   for (const auto& entry : fs::directory_iterator(folder)) {
@@ -34,13 +39,18 @@ void remove_where(const fs::path& folder, const Predicate& predicate) {
 }  // namespace
 
 OutputFolder::OutputFolder(fs::path path, bool force)
-    : path_(std::move(path)), lock_(lock_folder(path_)) {
+    : path_(std::move(path)), made_(!is_there(path_)), lock_(lock_folder(path_)) {
   if (fs::exists(path_ / kIndexFile) && !force) {
     throw UsageError("[prepare] expected a new or empty output folder, got " + path_.string() +
                      ", which holds prepared data; use it, choose another, or replace it with "
                      "--force");
   }
   remove_where(path_, is_unfinished);
+}
+
+OutputFolder::~OutputFolder() {
+  std::error_code not_empty;
+  if (made_) fs::remove(path_, not_empty);
 }
 
 void OutputFolder::retire_index() const {

@@ -15,6 +15,10 @@ class OutputFolder {
   /// interrupted one left. Throws UsageError where it holds a finished data set and `force` is
   /// false.
   OutputFolder(std::filesystem::path path, bool force);
+  /// Takes the folder away again if it was made here and has nothing in it; folders above it stay.
+  ~OutputFolder();
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 
@@ -26,6 +30,7 @@ class OutputFolder {
 
  private:
   std::filesystem::path path_;
+  bool made_;
   detail::Descriptor lock_;
 };
 

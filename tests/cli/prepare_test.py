@@ -8,7 +8,7 @@ from harness import SOURCE, CliTest, Setup, fixture, train_arguments
 
 
 class Preparation(CliTest):
-    def test_mistakes_are_named_before_the_folder_is_made(self):
+    def test_mistakes_are_named_and_leave_no_folder(self):
         text = self.scratch / "text.txt"
         text.write_text("One line of text.\n" * 100)
         output = self.scratch / "data"
@@ -18,7 +18,8 @@ class Preparation(CliTest):
                 ([text, "--train-tokenizer", "300"], ["output"]),
                 ([text, *to], ["tokenizer"]),
                 ([text, *to, "--train-tokenizer", "300", "--tokenizer", text], ["tokenizer"]),
-                ([text, *to, "--train-tokenizer", "many"], ["many"]),
+                ([text, *to, "--train-tokenizer", "many"], ["--train-tokenizer: expected", "many"]),
+                ([text, *to, "--tokeniser", "x"], ["did you mean --tokenizer"]),
                 ([text, *to, "--train-tokenizer", "300", "--validation-fraction", "2"],
                  ["validation-fraction"]),
                 ([text, *to, "--train-tokenizer", "300", "--shard-tokens", "0"],
@@ -30,8 +31,12 @@ class Preparation(CliTest):
                 result = self.refused(["prepare", *arguments])
                 for pattern in named:
                     self.assertRegex(result.stderr, pattern)
-                self.assertFalse((output / "index.json").exists())
-                self.assertFalse(any(output.glob("*.bin")))
+                self.assertFalse(output.exists())
+        empty = self.scratch / "empty.txt"
+        empty.write_text("\n\n")
+        self.damaged(["prepare", empty, *to, "--tokenizer", fixture("data") / "tokenizer.model"],
+                     "no document")
+        self.assertFalse(output.exists(), "made, and taken away again")
 
     def test_data_that_are_there_are_replaced_by_force_only(self):
         text = self.scratch / "text.txt"

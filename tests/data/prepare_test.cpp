@@ -225,7 +225,10 @@ TEST_F(PrepareTest, SplitWithoutDocumentsIsRefusedWithARemedy) {
   chosen.validation_fraction = 0.999999;
   const auto all = message_of<Error>([&] { prepare(chosen); });
   EXPECT_TRUE(contains(all, "--validation-fraction")) << all;
-  EXPECT_TRUE(fs::is_empty(folder_ / "out"));
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
+  fs::create_directory(folder_ / "out");
+  EXPECT_THROW(prepare(chosen), Error);
+  EXPECT_TRUE(fs::exists(folder_ / "out")) << "that was there before";
   chosen.validation_fraction = 0;
   EXPECT_EQ(prepare(chosen).index.splits.count("validation"), 0U);
 }
