@@ -92,7 +92,8 @@ void print_memory(const PlannerInput& input) {
   row("working set", bytes(memory.working_set), "of the block that is differentiated");
   row("head's gradient", bytes(memory.head_gradient), "made in the forward pass");
   row("logits of one chunk", bytes(memory.logits_chunk), "for a moment");
-  row("peak", bytes(memory.peak), "estimated, of tensors: the process itself comes on top");
+  row("peak", bytes(memory.peak),
+      "estimated, of tensors, at the moment that has most of them; the process itself is on top");
 }
 
 void print_run(const RunConfig& config, const cxxopts::ParseResult& parsed) {
@@ -103,7 +104,8 @@ void print_run(const RunConfig& config, const cxxopts::ParseResult& parsed) {
   std::printf("The run\n");
   row("tokens per step", format_count(step_tokens));
   row("tokens in all", format_count(tokens),
-      format("%ld steps", static_cast<long>(config.train.steps)));
+      format("%ld step%s", static_cast<long>(config.train.steps),
+             config.train.steps == 1 ? "" : "s"));
   row("FLOPs in all", format("%.3g", flops));
   if (parsed.count("hours") == 0) return;
   const double hours = parsed["hours"].as<double>();

@@ -37,7 +37,7 @@ PlanMachine measured_machine(PlannerInput input) {
   const MachineRates& rates = input.rates;
   return {input,
           format("%s: %sFLOP/s wide products, %s low-rank, %s attention, %s its backward; "
-                 "%sB/s memory",
+                 "%sB/s memory, as measured now",
                  describe(runtime).c_str(), rate(rates.products).c_str(),
                  rate(rates.low_rank_products).c_str(), rate(rates.attention_forward).c_str(),
                  rate(rates.attention_backward).c_str(), rate(rates.memory).c_str())};

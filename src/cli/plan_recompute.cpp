@@ -14,11 +14,18 @@ std::string bytes(int64_t count) {
   return count == 0 ? "-" : format_bytes(static_cast<double>(count));
 }
 
-void print_header() {
+void print_header(int64_t process_bytes) {
+  const std::string process =
+      process_bytes == 0 ? "" : format(" and the process's %s", bytes(process_bytes).c_str());
   std::printf(
-      "  graphs: blocks that keep everything; working: of the block that is differentiated; again: "
-      "FLOPs done again,\n  as a part of the step's; seconds: forward and backward of one "
-      "micro-batch, predicted\n");
+      "  kept for the backward pass: of rebuilt blocks inputs X, X A, anchors (outputs to rebuild "
+      "from) and attention;\n"
+      "  graphs, all of the other blocks; stored, the sum. working: of the block that is "
+      "differentiated. peak: with\n"
+      "  weights, gradients, moments%s. again: FLOPs done again, as a part of the step's. seconds: "
+      "forward and\n"
+      "  backward pass of one micro-batch, predicted\n",
+      process.c_str());
   std::printf("  %-10s %9s %9s %9s %9s %9s %9s %9s %9s %6s %9s %7s\n", "strategy", "X", "X A",
               "anchors", "attention", "graphs", "stored", "working", "peak", "again", "seconds",
               "x none");
@@ -52,7 +59,7 @@ void print_recompute(const LoadedConfig<RunConfig>& loaded, const PlanMachine& m
   const auto strategies = estimate_strategies(input);
   const auto front = plan_front(input);
   const double base = strategies.front().seconds;
-  print_header();
+  print_header(input.process_bytes);
   for (const auto& estimate : strategies) print_estimate(estimate, base);
   if (const RecomputeConfig& configured = loaded.config.recompute;
       configured.strategy != RecomputeStrategy::kAuto) {
