@@ -88,14 +88,21 @@ benchmark() {
   "$BUILD/benchmarks/crnet_bench_$1" "${@:2}"
 }
 
-(($# == 1)) || die "expected one table, got ${*:-none}; see --help"
+TABLES='python-60m, python-130m, python-350m, python-others, memory, floor, growth'
+TABLES+=', operators, products or attention'
+readonly TABLES
+(($# == 1)) || die "expected one table of $TABLES; got ${*:-none}"
 case $1 in
   --help | -h) print_usage "$0" ;;
   python-60m | python-130m | python-350m) beside_python "${1#python-}" ;;
   python-others) beside_others ;;
   memory) within_budget ;;
   floor) beside_floor ;;
-  growth) benchmark growth --set train.precision=fp32 --rounds 3 ;;
+  growth)
+    for precision in ${PRECISIONS//,/ }; do
+      benchmark growth --set "train.precision=$precision" --rounds 3
+    done
+    ;;
   operators | products | attention) benchmark "$1" ;;
-  *) die "expected a table's name, got $1; see --help" ;;
+  *) die "expected a table of $TABLES; got $1" ;;
 esac

@@ -96,7 +96,9 @@ train() {
   fi
   "$CRNET" train "$RECIPE" --set "data.path=$data" --set "train.run_dir=$run" "${resume[@]}" \
     "${train_arguments[@]}"
-  if grep -q ' done after ' "$run/train.log"; then touch "$run/.finished"; fi
+  [[ -f $run/train.log ]] || exit 0  # ARGUMENT was --help
+  grep -q ' done after ' "$run/train.log" || on_interrupt  # it was told to stop, not this script
+  touch "$run/.finished"
 }
 
 corpus=runs/quickstart/text

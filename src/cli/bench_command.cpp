@@ -50,14 +50,14 @@ void print_step(const BenchReport& report) {
   std::printf("\nMedian [least-most]; ms where nothing else is said\n");
   const double per_second = 1e3 / report.step.median, rate = report.flops * per_second;
   row("step", report.step, "forward, backward, clipping, AdamW");
-  std::printf("  %-14s %10.4g\n", "tokens/s", static_cast<double>(report.tokens) * per_second);
-  std::printf("  %-14s %10.3g  %.0f %% of the rate of large products\n", "TFLOP/s", rate / 1e12,
-              100 * rate / report.peak_flops);
+  std::printf("  %-14s %10.1f\n", "tokens/s", static_cast<double>(report.tokens) * per_second);
+  std::printf("  %-14s %10.3g  %.0f %% of the %.3g of large products\n", "TFLOP/s", rate / 1e12,
+              100 * rate / report.peak_flops, report.peak_flops / 1e12);
   if (report.peak_bytes > 0) {
     std::printf("  %-14s %10s  %s\n", "memory",
                 format_bytes(static_cast<double>(report.peak_bytes)).c_str(),
                 report.runtime.device.is_cpu() ? "at most, of the whole process"
-                                               : "at most, of the device's");
+                                               : "at most, on the device");
   }
 }
 

@@ -202,9 +202,10 @@ BenchReport measure_training_step(const LoadedConfig<RunConfig>& loaded,
       list_step_products(config.model, config.train.micro_batch, config.data.sequence_length,
                          device.is_cpu(), report.runtime.compute_dtype);
   report.flops = unavoidable.flops();
-  log::info(format("timing %ld step%s%s, after %ld to warm up", static_cast<long>(options.rounds),
-                   options.rounds == 1 ? "" : "s", options.floor ? " and floors in turn" : "",
-                   static_cast<long>(kWarmup)));
+  report.peak_flops = measure_peak_flops(report.runtime);
+  log::info(format("timing %ld round%s of a step%s, after %ld to warm up",
+                   static_cast<long>(options.rounds), options.rounds == 1 ? "" : "s",
+                   options.floor ? " and its floor" : "", static_cast<long>(kWarmup)));
   RandomTraining training(config, report.runtime, plan);
   std::optional<Floor> floor;
   if (options.floor) floor.emplace(unavoidable, device, report.runtime.compute_dtype);
@@ -216,7 +217,6 @@ BenchReport measure_training_step(const LoadedConfig<RunConfig>& loaded,
     report.peak_bytes = peak_memory_bytes(device);
   }
   profile_steps(training, device, report);
-  report.peak_flops = measure_peak_flops(report.runtime);
   return report;
 }
 

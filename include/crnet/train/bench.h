@@ -65,7 +65,7 @@ struct BenchReport {
   double peak_flops = 0;  ///< of large matrix products a second, as measure_peak_flops()
   Spread step;            ///< forward and backward pass, clipping, AdamW
   std::optional<FloorTimes> floor;
-  int64_t peak_bytes = 0;      ///< as peak_memory_bytes(); 0 with a floor, which would count too
+  int64_t peak_bytes = 0;      ///< peak_memory_bytes(); 0 with a floor, which would count too
   int64_t profiled_steps = 0;  ///< steps that `breakdown` is the mean of
   /// Where a step's time goes, the longest group first; with the profiler on, so slower by some
   /// percent in a small model. On a GPU: the kernels' time, and between them what the host takes to

@@ -1,4 +1,4 @@
-// Copies of matrices in fp32, laid out as tiles read them.
+// Copies of matrices, in fp32 or in pairs of bf16, laid out as tiles read them.
 #pragma once
 
 #include <utility>
@@ -16,8 +16,8 @@ inline int64_t smaller(int64_t a, int64_t b) {
   return a < b ? a : b;
 }
 
-// Step k of a matrix whose depth lies across: the numbers, or pairs, of `row` and what is `across`
-// of it; zeros behind `count`.
+// One step of a matrix whose depth lies across: the numbers of `row`, or pairs of them and what is
+// `across` of them; zeros behind `count`.
 template <class V, bool kPairs, class T>
 inline V load_step(const T* row, int64_t across, bool has_second, int64_t count) {
   const V first = load_part<V>(row, count);
