@@ -51,7 +51,7 @@ void print_step(const BenchReport& report) {
   const double per_second = 1e3 / report.step.median, rate = report.flops * per_second;
   row("step", report.step, "forward, backward, clipping, AdamW");
   std::printf("  %-14s %10.1f\n", "tokens/s", static_cast<double>(report.tokens) * per_second);
-  std::printf("  %-14s %10.3g  %.0f %% of the %.3g of large products\n", "TFLOP/s", rate / 1e12,
+  std::printf("  %-14s %10.4g  %.0f %% of the %.4g of large products\n", "TFLOP/s", rate / 1e12,
               100 * rate / report.peak_flops, report.peak_flops / 1e12);
   if (report.peak_bytes > 0) {
     std::printf("  %-14s %10s  %s\n", "memory",
