@@ -21,10 +21,11 @@ void print_header(int64_t process_bytes) {
       "  kept for the backward pass: of rebuilt blocks inputs X, X A, anchors (outputs to rebuild "
       "from) and attention;\n"
       "  graphs, all of the other blocks; stored, the sum. working: of the block that is "
-      "differentiated. peak: with\n"
-      "  weights, gradients, moments%s. again: FLOPs done again, as a part of the step's. seconds: "
-      "forward and\n"
-      "  backward pass of one micro-batch, predicted\n",
+      "differentiated. peak: at the\n"
+      "  moment that has most, with weights, gradients, moments%s.\n"
+      "  again: FLOPs done again, as a part of the step's. seconds: forward and backward pass of "
+      "one "
+      "micro-batch, predicted\n",
       process.c_str());
   std::printf("  %-10s %9s %9s %9s %9s %9s %9s %9s %9s %6s %9s %7s\n", "strategy", "X", "X A",
               "anchors", "attention", "graphs", "stored", "working", "peak", "again", "seconds",

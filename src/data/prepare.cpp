@@ -211,7 +211,10 @@ void PrepareOptions::validate() const {
   require_positive("--shard-tokens", shard_tokens);
   require_positive("--document-bytes", document_bytes);
   require_positive("--tokenizer-bytes", tokenizer_bytes);
-  if (threads < 0) require_positive("--threads", threads);
+  if (threads < 0) {
+    throw UsageError(
+        format("[prepare] expected --threads of at least 0, got %ld", static_cast<long>(threads)));
+  }
 }
 
 PrepareResult prepare(const PrepareOptions& options) {
