@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
-#include <optional>
 
 #include "crnet/core/error.h"
 #include "crnet/core/format.h"
@@ -69,25 +68,27 @@ std::string expected_of(cxxopts::Options& options, const std::string& name,
   return takes(options, name, "-1") ? "a whole number" : "a whole number of at least 0";
 }
 
-// An option of `argv` that does not take its value.
+// An option of `argv` that does not take its value, or a flag that has one.
 std::string wrong_value(cxxopts::Options& options, std::span<char*> argv) {
-  for (const auto& name : option_names(options, /*with_value=*/true)) {
-    const std::string word = "--" + name;
-    for (size_t i = 1; i < argv.size(); ++i) {
-      const std::string argument = argv[i];
-      std::optional<std::string> value;
-      if (argument == word && i + 1 < argv.size()) value = argv[i + 1];
-      if (argument.starts_with(word + "=")) value = argument.substr(word.size() + 1);
-      if (!value || takes(options, name, *value)) continue;
-      return word + ": expected " + expected_of(options, name, *value) + ", got " +
-             (value->empty() ? "nothing" : *value);
-    }
-  }
-  for (const std::string argument : argv.subspan(1)) {  // then it is a flag's
+  const auto with_value = option_names(options, /*with_value=*/true);
+  for (size_t i = 1; i < argv.size(); ++i) {
+    const std::string argument = argv[i];
+    if (!argument.starts_with("--")) continue;
     const size_t equals = argument.find('=');
-    if (!argument.starts_with("--") || equals == std::string::npos) continue;
-    const std::string name = argument.substr(2, equals - 2), value = argument.substr(equals + 1);
-    if (!takes(options, name, value)) return "expected --" + name + " alone, got " + argument;
+    const std::string name = argument.substr(2, equals - 2);
+    const bool is_flag = std::find(with_value.begin(), with_value.end(), name) == with_value.end();
+    std::string value;
+    if (equals != std::string::npos) {
+      value = argument.substr(equals + 1);
+    } else if (!is_flag && i + 1 < argv.size()) {
+      value = argv[++i];
+    } else {
+      continue;
+    }
+    if (takes(options, name, value)) continue;
+    if (is_flag) return "expected --" + name + " alone, got " + argument;
+    return "--" + name + ": expected " + expected_of(options, name, value) + ", got " +
+           (value.empty() ? "nothing" : value);
   }
   return "";
 }
